@@ -1,0 +1,32 @@
+"""Rectified Adam (Liu et al., ICLR 2020) as a chain of Optax transformations."""
+
+from optax_radam._moments import ScaleByMomentsState, scale_by_moments
+from optax_radam._radam import radam
+from optax_radam._rectify import (
+    ScaleByRectificationState,
+    rectify,
+    scale_by_rectification,
+)
+from optax_radam._schedules import (
+    rectification_schedule,
+    untuned_linear_warmup_schedule,
+    warmup_linear_decay_schedule,
+)
+from optax_radam._sma import rectification, sma_length, sma_length_limit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ScaleByMomentsState",
+    "ScaleByRectificationState",
+    "radam",
+    "rectification",
+    "rectification_schedule",
+    "rectify",
+    "scale_by_moments",
+    "scale_by_rectification",
+    "sma_length",
+    "sma_length_limit",
+    "untuned_linear_warmup_schedule",
+    "warmup_linear_decay_schedule",
+]

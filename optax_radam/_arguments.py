@@ -1,0 +1,114 @@
+"""Checks shared by every transform and schedule: argument, value, what is allowed.
+
+Each check reads concrete values only: a traced number (under `jax.jit`, or from
+`optax.inject_hyperparams`) has no value to compare, so only its shape is checked.
+"""
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# The classes that `jax.typing.ArrayLike` lists, as `isinstance` takes them.
+_NUMBERS = get_args(jax.typing.ArrayLike)
+
+
+def _read_number(name: str, value: Any, allowed: str) -> float | None:
+    """The value as a Python float; None if it is traced and cannot be read."""
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
+        raise TypeError(f"`{name}` must be {allowed}, got {value!r}.")
+    dtype = jnp.result_type(value)
+    real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    if jnp.ndim(value) or not real:
+        raise TypeError(
+            f"`{name}` must be {allowed}, got an array of shape {jnp.shape(value)} "
+            f"and dtype {dtype}."
+        )
+    if isinstance(value, jax.core.Tracer):
+        return None
+    return float(value)
+
+
+def _check_range(name: str, value: Any, low: float, high: float, allowed: str) -> None:
+    """Refuses a number outside [low, high)."""
+    number = _read_number(name, value, allowed)
+    if number is not None and not low <= number < high:  # so that NaN is refused too
+        raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
+
+
+def check_decay_rate(name: str, value: Any) -> None:
+    """Refuses a decay rate outside [0, 1)."""
+    _check_range(name, value, 0.0, 1.0, "a number in [0, 1)")
+
+
+def check_proportion(name: str, value: Any) -> None:
+    """Refuses a proportion outside [0, 1)."""
+    _check_range(name, value, 0.0, 1.0, "a proportion in [0, 1)")
+
+
+def check_non_negative(name: str, value: Any) -> None:
+    """Refuses a number that is negative or not finite."""
+    _check_range(name, value, 0.0, math.inf, "a finite number >= 0")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuses an infinite number or NaN."""
+    number = _read_number(name, value, "a finite number")
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+
+
+def check_number_or_schedule(name: str, value: optax.ScalarOrSchedule) -> None:
+    """Refuses what is neither a finite number >= 0 nor a schedule."""
+    if not callable(value):
+        allowed = "a finite number >= 0 or a schedule (count -> number)"
+        _check_range(name, value, 0.0, math.inf, allowed)
+
+
+def check_count(name: str, value: Any, *, at_least: int) -> None:
+    """Refuses a number of steps below `at_least`."""
+    _check_range(name, value, at_least, math.inf, f"a finite number >= {at_least}")
+
+
+def check_steps(step: Any) -> None:
+    """Refuses a Python step below 1; arrays are not read, to spare a device sync."""
+    if isinstance(step, numbers.Real):
+        check_count("step", step, at_least=1)
+
+
+def check_threshold(threshold: Any, b2: Any) -> None:
+    """Refuses a threshold below 4, and a `b2` whose rho never exceeds it."""
+    _check_range("threshold", threshold, 4.0, math.inf, "a finite number >= 4")
+    check_decay_rate("b2", b2)
+    if isinstance(threshold, jax.core.Tracer) or isinstance(b2, jax.core.Tracer):
+        return
+    smallest = (float(threshold) - 1.0) / (float(threshold) + 1.0)
+    if not float(b2) > smallest:
+        raise ValueError(
+            f"`b2` must be in ({smallest:.6g}, 1) for threshold {threshold!r}, got "
+            f"{b2!r}: rho_inf = 2 / (1 - b2) - 1 must exceed the threshold, or the "
+            "steps are never rectified."
+        )
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuses a value that is not one of the strings listed."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
+
+
+def check_inexact_leaves(name: str, tree: optax.Params) -> None:
+    """Refuses integer and boolean leaves, naming the first one by its path."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(
+                f"`{name}{jax.tree_util.keystr(path)}` has dtype {dtype}; moments "
+                "need a floating or complex dtype. To leave such leaves alone, wrap "
+                "the transformation in `optax.masked`."
+            )

@@ -1,0 +1,184 @@
+"""The stage that holds the moments: momentum at first, then Adam's direction.
+
+Liu et al. 2020, Algorithm 2, but for r_t and the learning rate: later stages' work.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from optax_radam import _arguments, _dtypes, _sma
+
+
+class ScaleByMomentsState(NamedTuple):
+    """State of `scale_by_moments`."""
+
+    # shape (), int32: updates made so far
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in Optax
+    mu: optax.Updates  # like the parameters, in their dtypes: mean of g
+    nu: optax.Updates  # like the parameters, real, float32 at least: mean of |g|^2
+
+
+class _StepScalars(NamedTuple):
+    """What every leaf's update needs to know of the step; scalars."""
+
+    b1: ArrayLike
+    one_minus_b1: ArrayLike
+    b2: ArrayLike
+    one_minus_b2: ArrayLike
+    mu_correction: ArrayLike  # 1 / (1 - b1^t)
+    nu_correction: ArrayLike  # 1 / (1 - b2^t)
+    eps: ArrayLike
+    eps_root: ArrayLike
+    tractable: ArrayLike  # bool
+
+
+# At module level, so that leaves alike in shape and dtype are traced once, and an
+# update outside of `jit` runs compiled.
+@jax.jit
+def _update_leaf(
+    gradient: jax.Array, mu: jax.Array, nu: jax.Array, scalars: _StepScalars
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One leaf's (update, mu, nu)."""
+    out_dtype = _dtypes.promote(gradient.dtype, mu.dtype)
+    real_dtype = _dtypes.promote(_dtypes.second_moment_dtype(out_dtype), nu.dtype)
+    dtype = _dtypes.promote(out_dtype, real_dtype)
+    s = jax.tree.map(lambda x: jnp.asarray(x, real_dtype), scalars)
+
+    g = gradient.astype(dtype)
+    square = g.real**2 + g.imag**2 if jnp.iscomplexobj(g) else g**2
+    new_mu = s.b1 * mu.astype(dtype) + s.one_minus_b1 * g
+    new_nu = s.b2 * nu.astype(real_dtype) + s.one_minus_b2 * square
+
+    # The gradient of a square root at 0 is infinite, and 0 * inf is NaN: each `where`
+    # keeps the branch that is not taken finite, forward and backward.
+    under_root = new_nu * s.nu_correction + s.eps_root
+    positive = under_root > 0
+    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, under_root, 1)), 0)
+    denominator = root + s.eps
+    # A denominator of 0 (eps = 0, no gradient yet) comes with a mu of 0.
+    divides = scalars.tractable & (denominator > 0)
+    update = new_mu * s.mu_correction / jnp.where(divides, denominator, 1)
+    return update.astype(out_dtype), new_mu.astype(mu.dtype), new_nu.astype(nu.dtype)
+
+
+def _flatten_with_none(tree: optax.Updates) -> tuple[list[jax.Array | None], Any]:
+    """Leaves and structure, None taken for a leaf: frozen parameters have none."""
+    return jax.tree.flatten(tree, is_leaf=lambda x: x is None)
+
+
+def scale_by_moments(
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    threshold: ArrayLike | None = 5.0,
+) -> optax.GradientTransformation:
+    r"""Bias-corrected momentum, divided by Adam's denominator once that is tractable.
+
+    With :math:`\hat m_t = m_t / (1 - b_1^t)` and :math:`\hat v_t = v_t / (1 - b_2^t)`:
+
+    .. math::
+        u_t = \begin{cases}
+          \hat m_t / (\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon)
+            & \rho_t \ge \text{threshold} \\
+          \hat m_t & \text{otherwise}
+        \end{cases}
+
+    This is RAdam without r_t, which `scale_by_rectification` applies: use the same
+    `b2` and `threshold` in both.
+
+    Args:
+      b1: decay rate of the first moment, a number in [0, 1).
+      b2: decay rate of the second moment, a number in
+        ((threshold - 1) / (threshold + 1), 1).
+      eps: added to the denominator, beside the square root; a finite number >= 0.
+      eps_root: added to the second moment, inside the root; a finite number >= 0.
+      threshold: smallest rho_t at which the denominator is used, a number >= 4; None
+        to use it always, which is Adam, with any `b2` in [0, 1).
+
+    Returns:
+      An `optax.GradientTransformation`. Its state is a `ScaleByMomentsState`. Updates
+      have the gradients' structure and shapes, in the dtype that gradient and `mu`
+      promote to; `mu` has the parameters' dtypes, `nu` is real and at least float32.
+      `None` in the place of a gradient passes through. Squares of gradients above
+      1.8e19 overflow float32: clip such gradients before.
+
+    Raises:
+      TypeError: if an argument is not a scalar number; from `init` and `update`, if a
+        leaf is an integer or a boolean.
+      ValueError: if an argument is outside its range; from `update`, if the trees of
+        gradients and state differ.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, optax_radam
+      >>> transform = optax.chain(
+      ...     optax_radam.scale_by_moments(b2=0.99, threshold=5.0),
+      ...     optax_radam.scale_by_rectification(b2=0.99, threshold=5.0),
+      ...     optax.scale_by_learning_rate(1e-3),
+      ... )
+      >>> params = {"w": jnp.ones(3)}
+      >>> updates, state = transform.update({"w": jnp.ones(3)}, transform.init(params))
+
+    References:
+      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265); epsilon placed
+      as in Kingma and Ba 2015, Algorithm 1 (https://arxiv.org/abs/1412.6980).
+    """
+    _arguments.check_decay_rate("b1", b1)
+    _arguments.check_decay_rate("b2", b2)
+    _arguments.check_non_negative("eps", eps)
+    _arguments.check_non_negative("eps_root", eps_root)
+    if threshold is not None:
+        _arguments.check_threshold(threshold, b2)
+
+    def init_fn(params: optax.Params) -> ScaleByMomentsState:
+        _arguments.check_inexact_leaves("params", params)
+        nu = jax.tree.map(
+            lambda p: jnp.zeros_like(
+                p, _dtypes.second_moment_dtype(jnp.result_type(p))
+            ),
+            params,
+        )
+        return ScaleByMomentsState(
+            count=jnp.zeros([], jnp.int32), mu=optax.tree.zeros_like(params), nu=nu
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleByMomentsState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, ScaleByMomentsState]:
+        del params
+        _arguments.check_inexact_leaves("updates", updates)
+        step = optax.safe_increment(state.count)
+        scalars = _StepScalars(
+            b1=b1,
+            one_minus_b1=1 - b1,
+            b2=b2,
+            one_minus_b2=1 - b2,
+            mu_correction=1 / _sma.bias_correction(step, b1),
+            nu_correction=1 / _sma.bias_correction(step, b2),
+            eps=eps,
+            eps_root=eps_root,
+            tractable=threshold is None or _sma.is_tractable(step, b2, threshold),
+        )
+        gradients, treedef = _flatten_with_none(updates)
+        moments = zip(
+            gradients,
+            treedef.flatten_up_to(state.mu),
+            treedef.flatten_up_to(state.nu),
+            strict=True,
+        )
+        results = [
+            (None, mu, nu) if g is None else _update_leaf(g, mu, nu, scalars)
+            for g, mu, nu in moments
+        ]
+        new_updates, mu, nu = (
+            treedef.unflatten([result[i] for result in results]) for i in range(3)
+        )
+        return new_updates, ScaleByMomentsState(count=step, mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init_fn, update_fn)

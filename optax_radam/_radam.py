@@ -1,0 +1,132 @@
+"""Rectified Adam: a chain of this package's two stages and two of Optax's own."""
+
+import numbers
+from typing import Literal
+
+import optax
+from jax.typing import ArrayLike
+
+from optax_radam import _arguments, _moments, _rectify
+
+_FACTOR_BEFORE = {"momentum": 1.0, "skip": 0.0}
+
+
+def _add_decayed_weights(
+    weight_decay: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, asking for params only where there is a decay.
+
+    A decay that arrives as an array is never taken for absent, so that the state does
+    not depend on a number's value.
+    """
+    decay = optax.add_decayed_weights(weight_decay)
+    absent = isinstance(weight_decay, numbers.Real) and weight_decay == 0
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if absent:
+            return updates, state
+        updates, state = decay.update(updates, state, params)
+        return updates, state
+
+    return optax.GradientTransformation(decay.init, update_fn)
+
+
+def radam(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    threshold: ArrayLike = 5.0,
+    *,
+    fallback: Literal["momentum", "skip"] = "momentum",
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Rectified Adam (RAdam), the paper's Algorithm 2 as a chain.
+
+    For step t = 1, 2, ... with gradient :math:`g_t`, learning rate :math:`\alpha_t`
+    and decay :math:`\lambda`:
+
+    .. math::
+        m_t &= b_1 m_{t-1} + (1 - b_1) g_t, \qquad
+        v_t = b_2 v_{t-1} + (1 - b_2) g_t^2 \\
+        \rho_t &= \rho_\infty - 2 t b_2^t / (1 - b_2^t), \qquad
+        \rho_\infty = 2 / (1 - b_2) - 1 \\
+        u_t &= \begin{cases}
+          r_t \, \frac{m_t / (1 - b_1^t)}
+            {\sqrt{v_t / (1 - b_2^t) + \varepsilon_{root}} + \varepsilon}
+            & \rho_t \ge \text{threshold} \\
+          m_t / (1 - b_1^t) \text{ or } 0, \text{ by `fallback`} & \text{otherwise}
+        \end{cases} \\
+        \theta_t &= \theta_{t-1} - \alpha_t (u_t + \lambda \theta_{t-1})
+
+    with :math:`r_t` as in `rectification`. Before the threshold (the first five steps
+    at the defaults) the gradient's scale is not divided out: "momentum" takes raw
+    steps, which can blow up where gradients are large, and "skip" takes none. Prefer
+    "skip" unless you need the first steps of `optax.radam` and PyTorch, which
+    "momentum" repeats.
+
+    Args:
+      learning_rate: a finite number >= 0, or a schedule from the count of updates.
+      b1: decay rate of the first moment, a number in [0, 1).
+      b2: decay rate of the second moment, a number in
+        ((threshold - 1) / (threshold + 1), 1): above 2/3 at the default threshold.
+      eps: added to the denominator, beside the square root; a finite number >= 0.
+      eps_root: added to the second moment, inside the root; a finite number >= 0.
+      threshold: smallest rho_t at which steps are adaptive, a number >= 4.
+      fallback: what to do before: "momentum", Algorithm 2; or "skip", no step, as the
+        authors' code with `degenerated_to_sgd=False`.
+      weight_decay: decoupled decay, multiplied by the learning rate but not by r_t: a
+        finite number >= 0, or a schedule from the count of updates. For L2 instead,
+        put `optax.add_decayed_weights` before this in a chain.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`. Updates have the gradients' structure
+      and shapes, in the dtype that gradient and parameter promote to. Its `update`
+      needs `params` only if there is a `weight_decay`. It is this chain, bit for bit
+      (`before=0.0` for "skip")::
+
+        optax.chain(
+            scale_by_moments(b1, b2, eps, eps_root, threshold),
+            scale_by_rectification(b2, threshold, before=1.0),
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    Raises:
+      TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
+        leaf is an integer or a boolean.
+      ValueError: if an argument is outside its range; from `update`, if the trees of
+        gradients and state differ, or if `params` is missing and there is a decay.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, optax_radam
+      >>> optimizer = optax_radam.radam(learning_rate=0.1, fallback="skip")
+      >>> params = jnp.array([1.0, 2.0])
+      >>> state = optimizer.init(params)
+      >>> for _ in range(300):
+      ...     gradients = jax.grad(lambda x: jnp.sum(x**2))(params)
+      ...     updates, state = optimizer.update(gradients, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> print(bool(jnp.all(jnp.abs(params) < 0.2)))
+      True
+
+    References:
+      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265); the authors' code
+      (https://github.com/LiyuanLucasLiu/RAdam); decoupled decay: Loshchilov and
+      Hutter 2019 (https://arxiv.org/abs/1711.05101).
+    """
+    _arguments.check_number_or_schedule("learning_rate", learning_rate)
+    _arguments.check_choice("fallback", fallback, _FACTOR_BEFORE)
+    _arguments.check_number_or_schedule("weight_decay", weight_decay)
+    before = _FACTOR_BEFORE[fallback]
+    return optax.chain(
+        _moments.scale_by_moments(b1, b2, eps, eps_root, threshold),
+        _rectify.scale_by_rectification(b2, threshold, before=before),
+        _add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )

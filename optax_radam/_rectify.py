@@ -1,0 +1,138 @@
+"""The stage that rectifies: a factor that depends on the step and b2 alone."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from optax_radam import _dtypes, _schedules
+
+
+class ScaleByRectificationState(NamedTuple):
+    """State of `scale_by_rectification`.
+
+    The names are apart from other states' `count`, so that
+    `optax.tree.get(state, "rectification")` finds the factor in any chain.
+    """
+
+    rectification_count: jax.Array  # shape (), int32: updates made so far
+    rectification: jax.Array  # shape (), float: the factor last applied; 0 at first
+
+
+@jax.jit
+def _scale_leaf(update: jax.Array, factor: jax.Array) -> jax.Array:
+    """The product in float32 or wider, in the update's dtype."""
+    dtype = _dtypes.promote(update.dtype, jnp.float32)
+    # A factor of 0 must silence an infinite update too: 0 * inf is NaN.
+    heard = jnp.where(factor == 0, 0, update.astype(dtype))
+    return (factor.astype(heard.real.dtype) * heard).astype(update.dtype)
+
+
+def scale_by_rectification(
+    b2: ArrayLike, threshold: ArrayLike = 5.0, *, before: ArrayLike = 0.0
+) -> optax.GradientTransformation:
+    r"""Multiplies updates by r_t once tractable, and by `before` until then.
+
+    .. math::
+        u_t \leftarrow \begin{cases}
+          r_t u_t & \rho_t \ge \text{threshold} \\
+          \text{before} \cdot u_t & \text{otherwise}
+        \end{cases}
+
+    Args:
+      b2: decay rate of the second moment that is rectified, a number in
+        ((threshold - 1) / (threshold + 1), 1). It has no default because it must be
+        the one that the transformation before it in the chain uses.
+      threshold: smallest rho_t taken for tractable, a number >= 4.
+      before: the factor until then, a finite number: 0 emits zeros (the authors' code
+        with `degenerated_to_sgd=False`), 1 lets the updates through (Algorithm 2).
+
+    Returns:
+      An `optax.GradientTransformation`. Its state is a `ScaleByRectificationState`;
+      updates keep structure, shapes and dtypes, and are multiplied in float32 at least.
+
+    Raises:
+      TypeError: if an argument is not a scalar number.
+      ValueError: if `b2`, `threshold` or `before` is outside its range.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> transform = scale_by_rectification(b2=0.999)
+      >>> state = transform.init(jnp.zeros(2))
+      >>> for _ in range(6):
+      ...     updates, state = transform.update(jnp.ones(2), state)
+      >>> print(f"{optax.tree.get(state, 'rectification'):.4f}")
+      0.0258
+
+    References:
+      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
+    """
+    schedule = _schedules.rectification_schedule(b2, threshold, before=before)
+
+    def init_fn(params: optax.Params) -> ScaleByRectificationState:
+        del params
+        return ScaleByRectificationState(
+            rectification_count=jnp.zeros([], jnp.int32),
+            rectification=jnp.zeros([], float),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ScaleByRectificationState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, ScaleByRectificationState]:
+        del params
+        factor = schedule(state.rectification_count)
+        updates = jax.tree.map(lambda u: _scale_leaf(u, factor), updates)
+        return updates, ScaleByRectificationState(
+            rectification_count=optax.safe_increment(state.rectification_count),
+            rectification=factor,
+        )
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def rectify(
+    inner: optax.GradientTransformation, b2: ArrayLike, threshold: ArrayLike = 5.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""Rectifies any adaptive transformation: r_t times its updates, 0 at first.
+
+    .. math::
+        u_t = r_t \cdot \text{inner}(g_t) \text{ where } \rho_t \ge \text{threshold,
+        else } 0
+
+    Args:
+      inner: a transformation that divides by the root of a bias-corrected second
+        moment: `optax.scale_by_adam`, `optax.scale_by_belief`, your own. It runs from
+        the first step; its updates are held back until they are tractable.
+      b2: the decay rate of that second moment, a number in
+        ((threshold - 1) / (threshold + 1), 1). No default: transformations differ in
+        theirs (`optax.scale_by_rms` has 0.9).
+      threshold: smallest rho_t taken for tractable, a number >= 4.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`:
+      `optax.chain(inner, scale_by_rectification(b2, threshold))`. Structure, shapes
+      and dtypes are those of `inner`'s updates.
+
+    Raises:
+      TypeError: if `inner` is not a transformation, or a number is not a scalar.
+      ValueError: if `b2` or `threshold` is outside its range.
+
+    Examples:
+      >>> import optax, optax_radam
+      >>> rectified_belief = optax.chain(
+      ...     optax_radam.rectify(optax.scale_by_belief(b2=0.999), b2=0.999),
+      ...     optax.scale_by_learning_rate(1e-3),
+      ... )
+
+    References:
+      Liu et al. 2020, section 4 (https://arxiv.org/abs/1908.03265).
+    """
+    if not isinstance(inner, optax.GradientTransformation):
+        raise TypeError(
+            f"`inner` must be an optax.GradientTransformation, got {inner!r}."
+        )
+    return optax.chain(inner, scale_by_rectification(b2, threshold))

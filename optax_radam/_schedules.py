@@ -1,0 +1,152 @@
+r"""Schedules: the rectification factor, and warmups, as functions of Optax's count.
+
+Optax counts updates from 0 and the papers count steps from 1, so each schedule here
+evaluates its formula at t = count + 1.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from optax_radam import _arguments, _sma
+
+
+def _step(count: ArrayLike) -> jax.Array:
+    """The step, t = count + 1, in floating point: the largest int32 does not wrap."""
+    return jnp.asarray(count, float) + 1
+
+
+def rectification_schedule(
+    b2: ArrayLike, threshold: ArrayLike = 5.0, *, before: ArrayLike = 0.0
+) -> optax.Schedule:
+    r"""The rectification factor as a schedule: r_t once tractable, `before` until then.
+
+    .. math:: f(t) = r_t \text{ where } \rho_t \ge \text{threshold, else before}
+
+    Args:
+      b2: decay rate of the second moment that is rectified, a number in
+        ((threshold - 1) / (threshold + 1), 1). It has no default because it must be
+        the one that the moments use.
+      threshold: smallest rho_t at which the variance of the adaptive learning rate is
+        taken for tractable, a number >= 4 (the paper: above 4; its code and most
+        implementations: 5).
+      before: the factor until then, a finite number: 0 waits, 1 lets steps through.
+
+    Returns:
+      An `optax.Schedule`: maps a count of updates, from 0, of any shape, to factors of
+      that shape, float32 (float64 in x64).
+
+    Raises:
+      TypeError: if an argument is not a scalar number.
+      ValueError: if `b2`, `threshold` or `before` is outside its range.
+
+    Examples:
+      >>> schedule = rectification_schedule(b2=0.999)
+      >>> print([f"{schedule(count):.4f}" for count in (0, 4, 5, 99)])
+      ['0.0000', '0.0000', '0.0258', '0.2153']
+
+    References:
+      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
+    """
+    _arguments.check_threshold(threshold, b2)
+    _arguments.check_finite("before", before)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        step = _step(count)
+        tractable = _sma.is_tractable(step, b2, threshold)
+        factor = _sma.rectification(step, b2)
+        return jnp.where(tractable, factor, jnp.asarray(before, float))
+
+    return schedule
+
+
+def untuned_linear_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
+    r"""Linear warmup over 2 / (1 - b2) steps, the rule of thumb that matches RAdam.
+
+    .. math:: f(t) = \min(1, t (1 - b_2) / 2)
+
+    Args:
+      b2: decay rate of the second moment, a number in [0, 1).
+
+    Returns:
+      An `optax.Schedule`: maps a count of updates, from 0, of any shape, to factors of
+      that shape in (0, 1], float32 (float64 in x64).
+
+    Raises:
+      TypeError: if `b2` is not a scalar number.
+      ValueError: if `b2` is outside [0, 1).
+
+    Examples:
+      >>> schedule = untuned_linear_warmup_schedule(b2=0.999)
+      >>> print([f"{schedule(count):.4f}" for count in (0, 999, 1999, 5000)])
+      ['0.0005', '0.5000', '1.0000', '1.0000']
+
+    References:
+      Ma and Yarats 2019, section 5 (https://arxiv.org/abs/1910.04209).
+    """
+    _arguments.check_decay_rate("b2", b2)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        return jnp.minimum(1, _step(count) * (1 - b2) / 2)
+
+    return schedule
+
+
+def warmup_linear_decay_schedule(
+    peak_value: ArrayLike,
+    total_steps: ArrayLike,
+    warmup_proportion: ArrayLike = 0.1,
+    end_value: ArrayLike = 0.0,
+) -> optax.Schedule:
+    r"""Linear warmup to a peak, then a straight line down, then constant.
+
+    With :math:`w = \text{total\_steps} \cdot \text{warmup\_proportion}`, not rounded:
+
+    .. math::
+        f(t) = \begin{cases}
+          \text{peak}\; t / w & t < w \\
+          \text{peak} + (\text{end} - \text{peak})
+            \frac{t - w}{\text{total\_steps} - w} & w \le t < \text{total\_steps} \\
+          \text{end} & \text{otherwise}
+        \end{cases}
+
+    Args:
+      peak_value: value at the end of the warmup, a finite number.
+      total_steps: length of warmup and decay together, in updates; a number >= 1.
+      warmup_proportion: the warmup's share of `total_steps`, in [0, 1); 0 for none.
+      end_value: value from `total_steps` on, a finite number.
+
+    Returns:
+      An `optax.Schedule`: maps a count of updates, from 0, of any shape, to values of
+      that shape, float32 (float64 in x64).
+
+    Raises:
+      TypeError: if an argument is not a scalar number.
+      ValueError: if an argument is outside its range.
+
+    Examples:
+      >>> schedule = warmup_linear_decay_schedule(1e-3, 5000, 0.1, 1e-5)
+      >>> print([f"{schedule(count):.2e}" for count in (0, 499, 2749, 4999, 9999)])
+      ['2.00e-06', '1.00e-03', '5.05e-04', '1.00e-05', '1.00e-05']
+
+    References:
+      `total_steps`, `warmup_proportion` and `min_lr` of keras-rectified-adam
+      (https://github.com/CyberZHG/keras-radam) and of TensorFlow Addons'
+      `RectifiedAdam`.
+    """
+    _arguments.check_finite("peak_value", peak_value)
+    _arguments.check_count("total_steps", total_steps, at_least=1)
+    _arguments.check_proportion("warmup_proportion", warmup_proportion)
+    _arguments.check_finite("end_value", end_value)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        t = _step(count)
+        warmup_steps = jnp.asarray(total_steps * warmup_proportion, float)
+        warming_up = t < warmup_steps
+        rise = t / jnp.where(warming_up, warmup_steps, 1)  # finite without a warmup
+        fall = jnp.clip((t - warmup_steps) / (total_steps - warmup_steps), 0, 1)
+        line = (1 - fall) * peak_value + fall * end_value
+        return jnp.where(warming_up, rise * peak_value, line)
+
+    return schedule

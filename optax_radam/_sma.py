@@ -1,0 +1,208 @@
+r"""The mathematics of rectification: rho_t, rho_inf, r_t and bias corrections.
+
+Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", section 4
+and Algorithm 2 (https://arxiv.org/abs/1908.03265), which calls rho the length of the
+approximated simple moving average (SMA).
+
+Written as in the paper, :math:`\rho_t = \rho_\infty - 2 t b_2^t / (1 - b_2^t)` is the
+small difference of two large numbers while t is small. With
+:math:`L = -\log b_2`, :math:`x = t L` and the series of the Bernoulli numbers
+
+.. math::
+    S(x) = \frac{x}{e^x - 1} - 1 + \frac{x}{2}
+         = \frac{x^2}{12} - \frac{x^4}{720} + \frac{x^6}{30240} - \dots
+
+it is :math:`\rho_t = t - \frac{2}{L} (S(x) - S(L))`, since
+:math:`\rho_\infty = \coth(L / 2)`: nothing cancels, whatever :math:`b_2`.
+"""
+
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from optax_radam import _arguments
+
+# B_2k / (2k)! for k = 1 to 8: S(x) to 9e-15 for 0 <= x <= 1.
+_BERNOULLI_COEFFICIENTS = (
+    1 / 12,
+    -1 / 720,
+    1 / 30240,
+    -1 / 1209600,
+    1 / 47900160,
+    -691 / 1307674368000,
+    1 / 74724249600,
+    -3617 / 10670622842880000,
+)
+_SMALLEST = 2.0**-126  # float32's smallest normal number
+_NEGLIGIBLE = 80.0  # x beyond which 2 t / (e^x - 1) is lost beside rho, and overflows
+
+
+def _bernoulli_series(x: jax.Array) -> jax.Array:
+    """S(x) of the module's docstring, for 0 <= x <= 1."""
+    square = x * x
+    total = jnp.zeros_like(x)
+    for coefficient in reversed(_BERNOULLI_COEFFICIENTS):
+        total = square * (coefficient + total)
+    return total
+
+
+def _negative_log(decay: ArrayLike) -> ArrayLike:
+    """-log(decay), in Python's float64 where the decay rate is a Python number.
+
+    At 0 it is that of a number so small that decay^t vanishes, but finite: the
+    gradient is not 0 * inf.
+    """
+    if isinstance(decay, numbers.Real):
+        return -math.log(max(float(decay), _SMALLEST))
+    decay = jnp.asarray(decay, float)
+    near_one = decay > 0.5  # where 1 - decay is exact
+    log_near_one = jnp.log1p(jnp.where(near_one, decay - 1, 0))
+    log_elsewhere = jnp.log(jnp.maximum(decay, _SMALLEST))
+    return -jnp.where(near_one, log_near_one, log_elsewhere)
+
+
+def _limit(b2: ArrayLike) -> ArrayLike:
+    """rho_inf, in Python's float64 where `b2` is a Python number."""
+    if isinstance(b2, numbers.Real):
+        return 2 / (1 - float(b2)) - 1
+    return 2 / (1 - jnp.asarray(b2, float)) - 1
+
+
+def sma_length_limit(b2: ArrayLike) -> jax.Array:
+    r"""Largest number of gradients the second moment averages over, rho_inf.
+
+    .. math:: \rho_\infty = 2 / (1 - b_2) - 1
+
+    Args:
+      b2: decay rate of the second moment, a number in [0, 1). A traced scalar is
+        taken at its own precision and is not checked.
+
+    Returns:
+      A floating scalar >= 1.
+
+    Raises:
+      TypeError: if `b2` is not a scalar number.
+      ValueError: if `b2` is outside [0, 1).
+
+    Examples:
+      >>> print(f"{sma_length_limit(0.999):.0f}")
+      1999
+
+    References:
+      Liu et al. 2020, section 4.1 (https://arxiv.org/abs/1908.03265).
+    """
+    _arguments.check_decay_rate("b2", b2)
+    return jnp.asarray(_limit(b2), float)
+
+
+def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
+    r"""Effective number of gradients in the second moment, rho_t.
+
+    .. math:: \rho_t = \rho_\infty - 2 t b_2^t / (1 - b_2^t)
+
+    Exact to rounding at every step; see the module's docstring for the form.
+
+    Args:
+      step: t, the steps taken, counted from 1; integers or floats of any shape.
+      b2: decay rate of the second moment, a number in [0, 1). A traced float32 scalar
+        works, but its own rounding moves rho_inf by 6e-8 / (1 - b2), relatively.
+
+    Returns:
+      An array shaped like `step`, float32 (float64 in x64): 1 at step 1, then up to
+      `sma_length_limit(b2)`.
+
+    Raises:
+      TypeError: if `b2` is not a scalar number.
+      ValueError: if `b2` is outside [0, 1), or `step` is a Python number below 1.
+
+    Examples:
+      >>> print(f"{sma_length(5, b2=0.9):.3f}")
+      4.581
+
+    References:
+      Liu et al. 2020, equation in section 4.1 (https://arxiv.org/abs/1908.03265).
+    """
+    _arguments.check_decay_rate("b2", b2)
+    _arguments.check_steps(step)
+    t = jnp.asarray(step, float)
+    log = jnp.asarray(_negative_log(b2), float)
+    x = t * log
+    small = x < 1
+    # Each branch gets an argument at which it is finite, so that the gradient of the
+    # one not taken is 0 and not NaN.
+    series_at_t = _bernoulli_series(jnp.where(small, x, 0))
+    series_at_1 = _bernoulli_series(jnp.minimum(log, 1))
+    early = t - (2 / log) * (series_at_t - series_at_1)
+    late = _limit(b2) - 2 * t / jnp.expm1(jnp.clip(x, 1, _NEGLIGIBLE))
+    return jnp.where(small, early, late)
+
+
+def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
+    r"""Rectification factor r_t, by which the paper scales Adam's step.
+
+    .. math::
+        r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2)\rho_\infty}
+                         {(\rho_\infty - 4)(\rho_\infty - 2)\rho_t}}
+
+    Args:
+      step: t, the steps taken, counted from 1; integers or floats of any shape.
+      b2: decay rate of the second moment, a number in [0, 1). A traced float32 scalar
+        works, but its own rounding moves r_t (by 7e-4 at b2 = 0.99999).
+
+    Returns:
+      An array shaped like `step`, float32 (float64 in x64), in [0, 1]: 0 where
+      rho_t <= 4, hence at every step where rho_inf <= 4 (b2 <= 0.6); then rising to 1.
+
+    Raises:
+      TypeError: if `b2` is not a scalar number.
+      ValueError: if `b2` is outside [0, 1), or `step` is a Python number below 1.
+
+    Examples:
+      >>> for step in (5, 6, 100, 10_000):
+      ...     print(f"{step:>6} {rectification(step, b2=0.999):.4f}")
+           5 0.0173
+           6 0.0258
+         100 0.2153
+       10000 0.9998
+
+    References:
+      Liu et al. 2020, Algorithm 2, line 10 (https://arxiv.org/abs/1908.03265).
+    """
+    rho = sma_length(step, b2)
+    limit = jnp.asarray(_limit(b2), float)
+    defined = (rho > 4) & (limit > 4)
+    # `where` inside the square root too: its gradient at 0 is infinite.
+    limit = jnp.where(limit > 4, limit, 5)
+    at_limit = (limit - 4) * (limit - 2) / limit
+    ratio = jnp.where(defined, (rho - 4) * (rho - 2) / rho / at_limit, 1)
+    return jnp.where(defined, jnp.minimum(jnp.sqrt(ratio), 1), 0)
+
+
+def is_tractable(step: ArrayLike, b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
+    """Whether the variance of the adaptive learning rate is tractable at `step`.
+
+    Args:
+      step: t, the steps taken, counted from 1; numbers of any shape.
+      b2: decay rate of the second moment, a number in [0, 1).
+      threshold: the smallest rho_t taken for tractable, a number >= 4.
+
+    Returns:
+      Booleans shaped like `step`: rho_t >= threshold.
+    """
+    return sma_length(step, b2) >= threshold
+
+
+def bias_correction(step: ArrayLike, decay: ArrayLike) -> jax.Array:
+    """1 - decay^t, by which a moving average started at zero is divided.
+
+    Args:
+      step: t, the steps taken, counted from 1; numbers of any shape.
+      decay: the average's decay rate, a number in [0, 1).
+
+    Returns:
+      An array shaped like `step`, float32 (float64 in x64), in (0, 1].
+    """
+    return -jnp.expm1(-jnp.asarray(step, float) * _negative_log(decay))
