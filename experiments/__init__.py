@@ -1,0 +1,1 @@
+"""Experiments with optax_radam, run from a checkout with `python -m`."""

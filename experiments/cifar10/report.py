@@ -1,0 +1,120 @@
+"""The report of an experiment: a table for the terminal, and Markdown with pictures."""
+
+import pathlib
+import statistics
+
+import rich.box
+import rich.table
+
+from experiments.cifar10 import figures, records
+from experiments.cifar10.records import Experiment, Row
+
+_COLUMNS = (
+    "run",
+    "epochs",
+    "steps",
+    "train loss",
+    "train accuracy",
+    "test loss",
+    "test accuracy",
+    "images/s",
+)
+
+
+def write_report(out_dir: pathlib.Path) -> None:
+    """Draws the pictures and writes `report.md` from the records in a directory.
+
+    Args:
+      out_dir: has `config.json` and `metrics.jsonl`, of one row at least.
+    """
+    experiment = records.read_experiment(out_dir)
+    pictures = figures.write_figures(experiment, out_dir)
+    text = _markdown(experiment, pictures)
+    records.write_whole(
+        out_dir / records.REPORT_FILE, lambda file: file.write(text.encode())
+    )
+
+
+def summary_table(experiment: Experiment) -> rich.table.Table:
+    """The final rows, for the terminal."""
+    table = rich.table.Table(
+        title=f"{experiment.config.dataset}, last epochs",
+        box=rich.box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("run", overflow="fold")
+    for column in _COLUMNS[1:]:
+        table.add_column(column, justify="right")
+    for row in experiment.final_rows():
+        table.add_row(*_cells(row))
+    return table
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    metrics = row.metrics
+    return (
+        row.run.name,
+        str(metrics.epoch),
+        f"{metrics.step:,}",
+        f"{metrics.train_loss:.4f}",
+        f"{metrics.train_accuracy:.4f}",
+        f"{metrics.test_loss:.4f}",
+        f"{metrics.test_accuracy:.4f}",
+        f"{metrics.images_per_second:,.0f}",
+    )
+
+
+def _markdown(experiment: Experiment, pictures: list[str]) -> str:
+    expected = len(experiment.config.runs(experiment.arms))
+    epochs = [row.metrics.epoch for row in experiment.final_rows()]
+    finished = epochs.count(experiment.config.epochs)
+    versions = ", ".join(f"{name} {v}" for name, v in experiment.versions.items())
+    arms = ", ".join(arm.name for arm in experiment.arms)
+    lines = [
+        f"# {experiment.config.dataset}: {arms}",
+        "",
+        f"- Command: `{experiment.command}`",
+        f"- Data: {experiment.data}",
+        f"- Machine: {experiment.machine}",
+        f"- Versions: {versions}",
+    ]
+    if finished < expected:
+        lines.append(f"- Interrupted: {finished} of {expected} runs are finished.")
+    lines += [
+        "",
+        "Training figures are means over each epoch's batches as they were trained on,",
+        "with dropout; test figures are over every test image, after the epoch.",
+        "",
+        "| " + " | ".join(_COLUMNS) + " |",
+        "|---" + "|---:" * (len(_COLUMNS) - 1) + "|",
+    ]
+    for row in experiment.final_rows():
+        lines.append("| " + " | ".join(_cells(row)) + " |")
+    lines += ["", *_best_rates(experiment), ""]
+    lines += [f"![{pathlib.Path(name).stem}]({name})\n" for name in pictures]
+    return "\n".join(lines)
+
+
+def _best_rates(experiment: Experiment) -> list[str]:
+    """Each arm's best rate; none where there is no choice."""
+    if len(experiment.config.learning_rates) == 1:
+        return []
+    lines = [
+        "Best rates, by the mean final test accuracy over seeds (chosen on the test",
+        "images themselves, so these accuracies are flattering):",
+        "",
+    ]
+    for arm in experiment.arms:
+        means = {}
+        for rate in experiment.config.learning_rates:
+            accuracies = [
+                row.metrics.test_accuracy
+                for row in experiment.final_rows()
+                if row.run[:2] == (arm, rate)
+            ]
+            if accuracies:
+                means[rate] = statistics.fmean(accuracies)
+        if means:
+            best = max(means, key=lambda rate: means[rate])
+            lines.append(f"- {arm.name}: {means[best]:.4f} at {best:g}")
+    return lines
