@@ -61,8 +61,8 @@ def make_schedule(
     if arm.schedule == "untuned-linear-warmup":
         factor = optax_radam.untuned_linear_warmup_schedule(config.b2)
 
-        def warmup(count: ArrayLike) -> jax.Array:
-            return jnp.asarray(learning_rate, float) * factor(count)
+        def warmup(count: jax.Array) -> jax.Array:
+            return jnp.multiply(learning_rate, factor(count))
 
         return warmup
     return optax_radam.warmup_linear_decay_schedule(

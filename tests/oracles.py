@@ -1,0 +1,78 @@
+"""Expected numbers, written from the paper; nothing here imports `optax_radam`.
+
+Equations of Liu et al. 2020 (https://arxiv.org/abs/1908.03265), as printed: rho and r
+in 60-digit decimal arithmetic, trajectories in NumPy's float64.
+"""
+
+import decimal
+
+import numpy as np
+
+_CONTEXT = decimal.Context(prec=60)
+
+
+def sma_length_limit(b2):
+    with decimal.localcontext(_CONTEXT):
+        return 2 / (1 - decimal.Decimal(b2)) - 1
+
+
+def sma_length(step, b2):
+    with decimal.localcontext(_CONTEXT):
+        power = decimal.Decimal(b2) ** step
+        return sma_length_limit(b2) - 2 * step * power / (1 - power)
+
+
+def rectification(step, b2):
+    with decimal.localcontext(_CONTEXT):
+        rho, limit = sma_length(step, b2), sma_length_limit(b2)
+        if rho <= 4 or limit <= 4:
+            return decimal.Decimal(0)
+        numerator = (rho - 4) * (rho - 2) * limit
+        return (numerator / ((limit - 4) * (limit - 2) * rho)).sqrt()
+
+
+def relative_error(actual, expected):
+    """|actual / expected - 1|, without rounding the expected number first."""
+    with decimal.localcontext(_CONTEXT):
+        return float(abs(decimal.Decimal(float(actual)) / expected - 1))
+
+
+def radam_trajectory(
+    gradients,
+    learning_rate,
+    *,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    eps_root=0.0,
+    threshold=5.0,
+    fallback="momentum",
+    weight_decay=0.0,
+    start=0.0,
+):
+    """Parameters after each step of Algorithm 2, in float64.
+
+    Args:
+      gradients: shape (steps, n), possibly complex.
+      learning_rate: a number, or a function of the 0-based count.
+    """
+    dtype = np.result_type(gradients, np.float64)
+    theta = np.full(gradients.shape[1:], start, dtype)
+    m = np.zeros(gradients.shape[1:], dtype)
+    v = np.zeros(gradients.shape[1:], np.float64)
+    trajectory = []
+    for count, g in enumerate(gradients.astype(dtype)):
+        t = count + 1
+        rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * np.abs(g) ** 2
+        direction = m / (1 - b1**t)
+        if sma_length(t, b2) >= threshold:
+            v_hat = v / (1 - b2**t)
+            direction = direction / (np.sqrt(v_hat + eps_root) + eps)
+            direction = direction * float(rectification(t, b2))
+        elif fallback == "skip":
+            direction = 0 * direction
+        theta = theta - rate * (direction + weight_decay * theta)
+        trajectory.append(theta)
+    return np.stack(trajectory)
