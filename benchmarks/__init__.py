@@ -1,0 +1,1 @@
+"""Measured comparisons with peers; each is run with `python -m benchmarks.NAME`."""

@@ -1,0 +1,31 @@
+"""Small images and experiments for the tests of `experiments.cifar10`."""
+
+import io
+
+import numpy as np
+import rich.console
+
+from experiments.cifar10.data import Dataset
+
+
+def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):
+    """Random images whose brightness tells the class."""
+    random = np.random.default_rng(0)
+
+    def images_and_labels(n):
+        labels = random.integers(0, classes, n).astype(np.int32)
+        images = random.integers(0, 5, (n, size, size, channels))
+        images = images + 5 * labels[:, None, None, None]
+        return images.astype(np.uint8), labels
+
+    return Dataset(
+        *images_and_labels(train),
+        *images_and_labels(test),
+        pixel_max=16,
+        class_names=tuple(map(str, range(classes))),
+        description="made-up images",
+    )
+
+
+def silent_console():
+    return rich.console.Console(file=io.StringIO())

@@ -1,0 +1,49 @@
+"""One row per public transformation: how to build it."""
+
+import functools
+from typing import Any, NamedTuple
+
+import optax
+
+import optax_radam
+
+
+class Case(NamedTuple):
+    """A transformation and the arguments that it is built with."""
+
+    name: str
+    factory: Any
+    numbers: dict[str, Any]  # for `optax.inject_hyperparams`, all of them
+    is_optimizer: bool = False  # its updates are to be added as they are
+
+    def build(self):
+        return self.factory(**self.numbers)
+
+
+_MOMENTS = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "eps_root": 0.0, "threshold": 5.0}
+
+CASES = [
+    Case("scale_by_moments", optax_radam.scale_by_moments, _MOMENTS),
+    Case(
+        "scale_by_rectification",
+        optax_radam.scale_by_rectification,
+        {"b2": 0.99, "threshold": 5.0, "before": 0.5},
+    ),
+    Case(
+        "rectify",
+        functools.partial(optax_radam.rectify, optax.scale_by_adam(b2=0.99)),
+        {"b2": 0.99, "threshold": 5.0},
+    ),
+    Case(
+        "radam",
+        optax_radam.radam,
+        {"learning_rate": 0.1, "weight_decay": 0.01, **_MOMENTS},
+        is_optimizer=True,
+    ),
+    Case(
+        "radam_skip",
+        functools.partial(optax_radam.radam, fallback="skip"),
+        {"learning_rate": 0.1, **_MOMENTS},
+        is_optimizer=True,
+    ),
+]

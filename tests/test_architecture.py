@@ -1,0 +1,111 @@
+"""What holds across files: direction of imports, public names, the built wheel."""
+
+import ast
+import email
+import inspect
+import pathlib
+import sys
+import zipfile
+
+import hatchling.builders.wheel
+import optax
+import pytest
+
+import optax_radam
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "optax_radam"
+# Each may import those before it.
+LAYERS = (
+    {"_arguments", "_dtypes"},
+    {"_sma"},
+    {"_schedules", "_moments"},
+    {"_rectify"},
+    {"_radam"},
+    {"__init__"},
+)
+
+
+def _imported_modules(path):
+    """Dotted names that a file imports, those of names inside packages too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {path}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _layer(module):
+    return next(index for index, layer in enumerate(LAYERS) if module in layer)
+
+
+@pytest.mark.parametrize("path", PACKAGE.glob("*.py"), ids=lambda path: path.stem)
+def test_package_imports_one_way_and_only_jax_and_optax(path):
+    for name in _imported_modules(path):
+        top, *rest = name.split(".")
+        if top == "optax_radam":
+            assert _layer(rest[0]) < _layer(path.stem), name
+        else:
+            assert top in {"jax", "optax"} | sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize(
+    "path", (ROOT / "experiments").rglob("*.py"), ids=lambda path: path.stem
+)
+def test_experiments_use_public_names_alone(path):
+    for name in _imported_modules(path):
+        assert not name.startswith(("tests", "optax_radam._")), name
+
+
+def test_public_names_are_listed_and_defined():
+    assert sorted(optax_radam.__all__) == optax_radam.__all__
+    public = {
+        name
+        for name, value in vars(optax_radam).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public == set(optax_radam.__all__)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in optax_radam.__all__ if name[0].islower()]
+)
+def test_docstrings_say_everything(name):
+    function = getattr(optax_radam, name)
+    doc = inspect.getdoc(function)
+    for section in ("Args", "Returns", "Raises", "Examples", "References"):
+        assert f"\n{section}:\n" in doc, section
+    for argument in inspect.signature(function).parameters:
+        assert f"\n  {argument}: " in doc, argument
+
+
+def test_positional_arguments_are_those_of_optax():
+    def positional(function):
+        return [
+            (p.name, p.default)
+            for p in inspect.signature(function).parameters.values()
+            if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+
+    assert positional(optax_radam.radam) == positional(optax.radam)
+
+
+def test_wheel_holds_the_package_and_needs_jax_and_optax_alone(tmp_path):
+    builder = hatchling.builders.wheel.WheelBuilder(str(ROOT))
+    (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata_name,) = (n for n in names if n.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(metadata_name))
+    packaged = {n for n in names if ".dist-info/" not in n}
+    assert packaged == {
+        f"optax_radam/{path.name}"
+        for path in PACKAGE.iterdir()
+        if path.suffix == ".py" or path.name == "py.typed"
+    }
+    assert any(n.endswith("licenses/LICENSE") for n in names)
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Version"] == optax_radam.__version__
+    needs = [n for n in metadata.get_all("Requires-Dist") if "extra ==" not in n]
+    assert {n.partition(">")[0] for n in needs} == {"jax", "optax"}

@@ -1,0 +1,66 @@
+import math
+
+import pytest
+
+from experiments.cifar10 import experiment
+from experiments.cifar10.config import Arm, Config, Run
+
+
+def test_every_combination_runs():
+    config = Config(
+        optimizers=("adam", "sgd"),
+        schedules=("constant", "untuned-linear-warmup"),
+        learning_rates=(0.1, 1e-3),
+        seeds=(0, 7),
+    )
+    runs = config.runs(config.arms)
+    assert len(set(runs)) == 16
+    assert runs[0] == Run(Arm("adam", "constant"), 0.1, 0)
+    assert runs[-1].name == "sgd-untuned-linear-warmup-0.001-s7"
+    assert len({run.name for run in runs}) == 16
+
+
+def test_defaults():
+    config = Config()
+    assert [run.name for run in config.runs(config.arms)] == [
+        "adam-constant-0.001-s0",
+        "radam-constant-0.001-s0",
+    ]
+    assert str(config.out_dir) == "runs/digits"
+    assert str(Config(dataset="cifar10").out_dir) == "runs/cifar10"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"optimizers": ()}, "--optimizers must be a list of one entry at least"),
+        ({"optimizers": ("adam", "adam")}, "--optimizers must not repeat 'adam'"),
+        ({"schedules": ("constant",) * 2}, "--schedules must not repeat 'constant'"),
+        ({"seeds": (1, 1)}, "--seeds must not repeat 1"),
+        ({"learning_rates": (0.1, 0.10)}, "--learning-rates must not repeat 0.1"),
+        ({"learning_rates": (0.0,)}, "--learning-rates must be > 0, got 0.0"),
+        ({"learning_rates": (math.nan,)}, "--learning-rates must be > 0, got nan"),
+        ({"seeds": (-1,)}, r"--seeds must be in \[0, 2\*\*32\), got -1"),
+        ({"epochs": 0}, "--epochs must be >= 1, got 0"),
+        ({"batch_size": 0}, "--batch-size must be >= 1, got 0"),
+        (
+            {"batch_size": 1438},
+            "--batch-size must be at most 1,437, the training images of digits, "
+            "got 1438",
+        ),
+        ({"b2": 1.0}, r"--b2 must be in \[0, 1\), got 1.0"),
+        ({"schedule_steps": 0}, "--schedule-steps must be >= 1, got 0"),
+        ({"warmup_proportion": 1.0}, r"--warmup-proportion must be in \[0, 1\)"),
+        ({"end_value": -1.0}, "--end-value must be >= 0, got -1.0"),
+    ],
+)
+def test_bad_flags_are_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**fields)
+
+
+def test_a_b2_that_radam_refuses_is_refused_before_any_data_is_read(tmp_path):
+    config = Config(dataset="cifar10", b2=0.5, out=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"`b2` must be in \(0.666667, 1\)"):
+        experiment.check(config, config.arms)
+    experiment.check(Config(optimizers=("adam",), b2=0.5), [Arm("adam", "constant")])

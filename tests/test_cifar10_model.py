@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.cifar10 import model
+
+
+@pytest.mark.parametrize("image_shape", [(32, 32, 3), (8, 8, 1), (16, 24, 2)])
+def test_shapes(image_shape):
+    cnn = model.CNN(image_shape, 10, rngs=nnx.Rngs(0))
+    logits = cnn(jnp.ones((2, *image_shape)))
+    assert logits.shape == (2, 10)
+    assert logits.dtype == jnp.float32
+    sizes = jax.tree.leaves(jax.tree.map(jnp.size, nnx.state(cnn, nnx.Param)))
+    height, width, channels = image_shape
+    # Weights and biases: six 3x3 convolutions, then two dense layers.
+    convolutions = [channels, 32, 32, 64, 64, 128, 128]
+    expected = sum(
+        9 * a * b + b for a, b in zip(convolutions, convolutions[1:], strict=False)
+    )
+    expected += (height // 8) * (width // 8) * 128 * 128 + 128 + 128 * 10 + 10
+    assert sum(sizes) == expected
+
+
+@pytest.mark.parametrize("image_shape", [(28, 28, 1), (8, 12, 1), (0, 8, 1)])
+def test_sizes_not_divisible_by_8_are_refused(image_shape):
+    with pytest.raises(ValueError, match="`image_shape` must be .* divisible by 8"):
+        model.CNN(image_shape, 10, rngs=nnx.Rngs(0))
+
+
+def test_he_uniform_initial_weights():
+    cnn = model.CNN((32, 32, 3), 10, rngs=nnx.Rngs(0))
+    kernel = cnn.convolutions[5].kernel[...]
+    bound = np.sqrt(6 / (9 * 128))
+    assert 0.99 * bound < np.abs(kernel).max() <= bound
+    np.testing.assert_array_equal(cnn.convolutions[5].bias[...], 0)
+
+
+def test_dropout_depends_on_its_key_alone_and_drops_a_fifth():
+    cnn = model.CNN((8, 8, 1), 10, rngs=nnx.Rngs(0))
+    x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
+    keys = jax.random.split(jax.random.key(2))
+    np.testing.assert_array_equal(cnn(x, keys[0]), cnn(x, keys[0]))
+    assert not np.allclose(cnn(x, keys[0]), cnn(x, keys[1]))
+    assert not np.allclose(cnn(x, keys[0]), cnn(x))
+    dropped = cnn.dropout(jnp.ones(100_000), rngs=keys[0])
+    np.testing.assert_allclose(jnp.mean(dropped == 0), 0.2, atol=0.01)
+    np.testing.assert_allclose(jnp.mean(dropped), 1.0, atol=0.01)
+
+
+def test_max_pool_and_its_gradient():
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    expected = nnx.max_pool(x, (2, 2), (2, 2))
+    np.testing.assert_array_equal(model._max_pool(x), expected)
+    ours = jax.grad(lambda x: jnp.sum(model._max_pool(x) ** 2))(x)
+    theirs = jax.grad(lambda x: jnp.sum(nnx.max_pool(x, (2, 2), (2, 2)) ** 2))(x)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 1), (4, 2), (8, 8)])
+def test_convolution_of_tiny_images_is_the_plain_one(size):
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (3, *size, 5))
+    kernel = jax.random.normal(keys[1], (3, 3, 5, 7))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def loss(convolve, x, kernel):
+        return jnp.sum(jnp.sin(convolve(x, kernel, (1, 1), "SAME", **options)))
+
+    for function in (loss, jax.grad(loss, (1, 2))):
+        ours = function(model._convolve, x, kernel)
+        plain = function(jax.lax.conv_general_dilated, x, kernel)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+            ours,
+            plain,
+        )

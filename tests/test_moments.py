@@ -1,0 +1,112 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import problems
+import pytest
+
+import optax_radam
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+def _updates(transform, gradients):
+    """Updates of every step, (steps, n)."""
+    state = transform.init(jnp.zeros_like(gradients[0]))
+
+    def step(state, gradient):
+        updates, state = transform.update(gradient, state)
+        return state, updates
+
+    return jax.lax.scan(step, state, gradients)[1]
+
+
+def test_momentum_first_then_adams_direction():
+    gradients = jnp.asarray(problems.normal_gradients(10, 4), jnp.float32)
+    b1, b2, eps, eps_root = 0.8, 0.99, 1e-3, 1e-2
+    actual = _updates(optax_radam.scale_by_moments(b1, b2, eps, eps_root), gradients)
+    m = v = np.zeros(4)
+    for index, g in enumerate(np.asarray(gradients, np.float64)):
+        t = index + 1
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        expected = m / (1 - b1**t)
+        if t >= 6:  # rho_t passes 5 between steps 5 and 6
+            expected = expected / (np.sqrt(v / (1 - b2**t) + eps_root) + eps)
+        np.testing.assert_allclose(actual[index], expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("b2", [0.0, 0.5, 0.9, 0.999])
+def test_without_threshold_it_is_adam(b2):
+    gradients = jnp.asarray(problems.normal_gradients(20, 4), jnp.float32)
+    actual = _updates(optax_radam.scale_by_moments(b2=b2, threshold=None), gradients)
+    expected = _updates(optax.scale_by_adam(b2=b2), gradients)
+    # Optax's 1 - b2^t has cancellation at the first steps.
+    np.testing.assert_allclose(actual, expected, rtol=3e-5)
+
+
+def test_zero_gradients_without_eps_give_zeros():
+    updates = _updates(optax_radam.scale_by_moments(eps=0.0), jnp.zeros((10, 3)))
+    np.testing.assert_array_equal(updates, 0)
+
+
+def test_nan_gradients_pass_and_apply_if_finite_stops_them():
+    transform = optax_radam.scale_by_moments()
+    nan = jnp.full(2, jnp.nan)
+    updates, _ = transform.update(nan, transform.init(nan))
+    assert jnp.all(jnp.isnan(updates))
+    guarded = optax.apply_if_finite(transform, max_consecutive_errors=3)
+    updates, state = guarded.update(nan, guarded.init(nan))
+    chex.assert_tree_all_finite((updates, state.inner_state))
+
+
+@pytest.mark.parametrize("magnitude", [1e-30, 1e-15, 1.0, 1e18])
+def test_updates_are_finite_at_every_scale_of_gradients(magnitude):
+    gradients = jnp.full((10, 2), magnitude, jnp.float32)
+    assert jnp.all(jnp.isfinite(_updates(optax_radam.scale_by_moments(), gradients)))
+
+
+def test_count_saturates():
+    transform = optax_radam.scale_by_moments()
+    state = transform.init(jnp.ones(2))
+    largest = jnp.int32(jnp.iinfo(jnp.int32).max)
+    updates, state = transform.update(jnp.ones(2), state._replace(count=largest))
+    assert state.count == largest
+    assert jnp.all(jnp.isfinite(updates))
+
+
+def test_different_trees_are_refused():
+    transform = optax_radam.scale_by_moments()
+    state = transform.init({"w": jnp.ones(2)})
+    with pytest.raises(ValueError, match="'b'"):
+        transform.update({"w": jnp.ones(2), "b": jnp.ones(1)}, state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"b1": 1.0}, ValueError, r"`b1` must be a number in \[0, 1\), got 1.0"),
+        ({"b1": None}, TypeError, r"`b1` must be a number in \[0, 1\), got None"),
+        ({"b2": 1.5}, ValueError, r"`b2` must be a number in \[0, 1\), got 1.5"),
+        (
+            {"b2": 0.5},
+            ValueError,
+            r"`b2` must be in \(0.666667, 1\) for threshold 5.0, got 0.5",
+        ),
+        (
+            {"b2": 0.6, "threshold": 4.0},
+            ValueError,
+            r"`b2` must be in \(0.6, 1\) for threshold 4.0, got 0.6",
+        ),
+        ({"b2": 1.0, "threshold": None}, ValueError, r"`b2` must be a number in"),
+        ({"eps": -1e-8}, ValueError, "`eps` must be a finite number >= 0, got -1e-08"),
+        ({"eps": np.inf}, ValueError, "`eps` must be a finite number >= 0, got inf"),
+        ({"eps_root": "0"}, TypeError, "`eps_root` must be a finite .*, got '0'"),
+        ({"threshold": 3.9}, ValueError, "`threshold` must be a .* >= 4, got 3.9"),
+        ({"threshold": 1j}, TypeError, "`threshold` must be .*complex"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        optax_radam.scale_by_moments(**arguments)

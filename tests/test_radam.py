@@ -1,0 +1,171 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import problems
+import pytest
+
+import optax_radam
+
+
+def _trajectory(optimizer, gradients, start=0.0):
+    """Parameters after each step, (steps, n), in the gradients' dtype."""
+    gradients = jnp.asarray(gradients)
+    params = jnp.full_like(gradients[0], start)
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), gradients)[1]
+
+
+def _halving(count):
+    return 0.01 * 0.5 ** (count / 10)
+
+
+@pytest.mark.usefixtures("x64", "strict_promotion")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"fallback": "skip"},
+        {"b1": 0.0, "b2": 0.95},
+        {"b1": 0.5, "b2": 0.99999},
+        {"eps": 1e-2, "eps_root": 1e-3},
+        {"threshold": 4.0},
+        {"threshold": 20.5, "fallback": "skip"},
+        {"weight_decay": 0.1, "start": 1.0},
+        {"learning_rate": _halving},
+    ],
+    ids=str,
+)
+def test_follows_algorithm_2_in_float64(settings):
+    settings = {"learning_rate": 0.01, **settings}
+    start = settings.pop("start", 0.0)
+    gradients = problems.normal_gradients(100, 4)
+    expected = oracles.radam_trajectory(gradients, start=start, **settings)
+    actual = _trajectory(optax_radam.radam(**settings), gradients, start)
+    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-13)
+
+
+def test_follows_algorithm_2_in_float32():
+    gradients = problems.normal_gradients(300, 4)
+    expected = oracles.radam_trajectory(gradients, 1e-3)
+    single = jnp.asarray(gradients, jnp.float32)
+    actual = _trajectory(optax_radam.radam(1e-3), single)
+    # Measured 3e-7: the rounding of 300 additions to parameters of size 0.1.
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
+
+
+def test_complex_parameters_have_a_real_second_moment():
+    parts = problems.normal_gradients(20, 2, 3)
+    gradients = (parts[:, 0] + 1j * parts[:, 1]).astype(np.complex64)
+    expected = oracles.radam_trajectory(gradients, 0.01)
+    actual = _trajectory(optax_radam.radam(0.01), gradients)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    state = optax_radam.radam(0.01).init(jnp.zeros(3, jnp.complex64))
+    assert optax.tree.get(state, "nu").dtype == jnp.float32
+
+
+@pytest.mark.parametrize("fallback", ["momentum", "skip"])
+def test_is_the_chain_built_by_hand_bit_for_bit(fallback):
+    radam = optax_radam.radam(
+        1e-2, 0.8, 0.99, 1e-6, 1e-9, 4.5, fallback=fallback, weight_decay=0.1
+    )
+    before = {"momentum": 1.0, "skip": 0.0}[fallback]
+    by_hand = optax.chain(
+        optax_radam.scale_by_moments(0.8, 0.99, 1e-6, 1e-9, 4.5),
+        optax_radam.scale_by_rectification(0.99, 4.5, before=before),
+        optax.add_decayed_weights(0.1),
+        optax.scale_by_learning_rate(1e-2),
+    )
+    params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+    states = [radam.init(params), by_hand.init(params)]
+    chex.assert_trees_all_equal(*states)
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        gradients = jax.tree.map(
+            lambda p: jnp.asarray(random.standard_normal(p.shape), p.dtype), params
+        )
+        updates, states = zip(
+            *(
+                jax.jit(transform.update)(gradients, state, params)
+                for transform, state in zip((radam, by_hand), states, strict=True)
+            ),
+            strict=True,
+        )
+        chex.assert_trees_all_equal(*updates)
+        chex.assert_trees_all_equal(*states)
+
+
+def test_params_are_needed_only_for_a_decay():
+    gradients = jnp.ones(2)
+    for optimizer in (optax_radam.radam(0.1), optax_radam.radam(0.1, weight_decay=0)):
+        optimizer.update(gradients, optimizer.init(gradients))
+    for decay in (0.1, jnp.float32(0), optax.constant_schedule(0.0)):
+        optimizer = optax_radam.radam(0.1, weight_decay=decay)
+        state = optimizer.init(gradients)
+        with pytest.raises(ValueError, match="params"):
+            optimizer.update(gradients, state)
+        optimizer.update(gradients, state, gradients)
+
+
+def test_state_does_not_depend_on_the_values_of_numbers():
+    def structure(**settings):
+        state = optax_radam.radam(**settings).init(jnp.ones(2))
+        return jax.tree.structure(state)
+
+    assert structure(learning_rate=0.0) == structure(
+        learning_rate=0.1, weight_decay=0.1, eps_root=1.0, fallback="skip"
+    )
+
+
+@pytest.mark.parametrize(
+    "learning_rate",
+    [0.1, jnp.float32(0.1), optax_radam.warmup_linear_decay_schedule(0.1, 10)],
+    ids=["number", "array", "schedule"],
+)
+def test_one_trace_whatever_the_schedule(learning_rate):
+    optimizer = optax_radam.radam(learning_rate)
+    update = jax.jit(chex.assert_max_traces(optimizer.update, n=1), donate_argnums=1)
+    state = optimizer.init(jnp.ones(2))
+    for _ in range(12):
+        _, state = update(jnp.ones(2), state)
+
+
+def test_reports_of_the_state():
+    optimizer = optax_radam.radam(optax.constant_schedule(0.1))
+    state = optimizer.init(jnp.ones(2))
+    for _ in range(6):
+        _, state = optimizer.update(jnp.ones(2), state)
+    expected = float(oracles.rectification(6, 0.999))
+    actual = optax.tree.get(state, "rectification")
+    np.testing.assert_allclose(actual, expected, rtol=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"learning_rate": -0.1}, ValueError, "`learning_rate` must be .* got -0.1"),
+        ({"learning_rate": np.nan}, ValueError, "`learning_rate` must be .* got nan"),
+        ({"learning_rate": "1"}, TypeError, "`learning_rate` must be .* got '1'"),
+        ({"weight_decay": -1}, ValueError, "`weight_decay` must be .* got -1"),
+        ({"weight_decay": None}, TypeError, "`weight_decay` must be .* got None"),
+        (
+            {"fallback": "sgd"},
+            ValueError,
+            r"`fallback` must be one of \('momentum', 'skip'\), got 'sgd'",
+        ),
+        ({"threshold": None}, TypeError, "`threshold` must be .* >= 4, got None"),
+        ({"b1": 1}, ValueError, r"`b1` must be a number in \[0, 1\), got 1"),
+        ({"b2": 2 / 3}, ValueError, r"`b2` must be in \(0.666667, 1\)"),
+    ],
+)
+def test_bad_arguments(settings, error, message):
+    with pytest.raises(error, match=message):
+        optax_radam.radam(**{"learning_rate": 0.1, **settings})

@@ -1,0 +1,85 @@
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracles
+import problems
+import pytest
+
+import optax_radam
+
+B2 = 0.99
+
+
+@pytest.mark.parametrize("before", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("threshold", [4.0, 5.0, 7.5])
+def test_factor_of_each_step(before, threshold):
+    transform = optax_radam.scale_by_rectification(B2, threshold, before=before)
+    state = transform.init(jnp.zeros(2))
+    for t in range(1, 40):
+        updates, state = transform.update(jnp.array([1.0, -2.0]), state)
+        tractable = oracles.sma_length(t, B2) >= threshold
+        factor = float(oracles.rectification(t, B2)) if tractable else before
+        np.testing.assert_allclose(updates, [factor, -2 * factor], rtol=5e-7)
+        found = optax.tree.get(state, "rectification")
+        np.testing.assert_allclose(found, factor, rtol=5e-7)
+
+
+@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
+def test_silence_is_zero_even_of_infinite_updates(bad):
+    transform = optax_radam.scale_by_rectification(B2)
+    updates, _ = transform.update(jnp.full(2, bad), transform.init(jnp.zeros(2)))
+    np.testing.assert_array_equal(updates, 0)
+
+
+def test_16_bit_updates_are_multiplied_in_float32():
+    transform = optax_radam.scale_by_rectification(B2)
+    state = transform.init(None)._replace(rectification_count=jnp.int32(99))
+    values = np.linspace(0.1, 3, 64)
+    updates, _ = transform.update(jnp.asarray(values, jnp.bfloat16), state)
+    exact = np.asarray(jnp.asarray(values, jnp.bfloat16), np.float64)
+    exact = exact * float(oracles.rectification(100, B2))
+    # One rounding, half a unit in the last place; rounding r_t too would give more.
+    error = np.abs(np.asarray(updates, np.float64) / exact - 1)
+    assert error.max() <= 2.0**-9 * 1.001
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        optax.scale_by_adam(b2=B2),
+        optax.scale_by_belief(b2=B2),
+        optax.scale_by_rms(decay=B2, bias_correction=True),
+        optax.scale(3.0),
+    ],
+    ids=["adam", "belief", "rms", "scale"],
+)
+def test_rectify_is_the_factor_times_the_inner_update(inner):
+    transform = optax_radam.rectify(inner, B2)
+    params = jnp.zeros(4)
+    state, inner_state = transform.init(params), inner.init(params)
+    for gradient in jnp.asarray(problems.normal_gradients(12, 4), jnp.float32):
+        updates, state = transform.update(gradient, state, params)
+        inner_updates, inner_state = inner.update(gradient, inner_state, params)
+        factor = optax.tree.get(state, "rectification")
+        np.testing.assert_array_equal(updates, factor * inner_updates)
+    assert factor > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"b2": 0.5}, ValueError, r"`b2` must be in \(0.666667, 1\).*got 0.5"),
+        ({"b2": 0.9, "threshold": 3}, ValueError, "`threshold` must be .*got 3"),
+        ({"b2": 0.9, "before": np.nan}, ValueError, "`before` must be .* got nan"),
+        ({"b2": 0.9, "before": "1"}, TypeError, "`before` must be .* got '1'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["scale_by_rectification", "rectification_schedule"])
+def test_bad_arguments(name, arguments, error, message):
+    with pytest.raises(error, match=message):
+        getattr(optax_radam, name)(**arguments)
+
+
+def test_rectify_refuses_what_is_no_transformation():
+    with pytest.raises(TypeError, match="`inner` must be an optax.GradientTransform"):
+        optax_radam.rectify(optax.scale_by_adam, 0.999)

@@ -1,0 +1,110 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import optax_radam
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+COUNTS = np.array([0, 1, 3, 4, 5, 9, 10, 99, 499, 500, 501, 4999, 5000, 10**7])
+
+
+@pytest.mark.parametrize("b2", [0.9, 0.999, 0.99999])
+@pytest.mark.parametrize("before", [0.0, 0.25])
+def test_rectification_schedule(b2, before):
+    factors = optax_radam.rectification_schedule(b2, before=before)(COUNTS)
+    expected = [
+        float(oracles.rectification(int(count) + 1, b2))
+        if oracles.sma_length(int(count) + 1, b2) >= 5
+        else before
+        for count in COUNTS
+    ]
+    np.testing.assert_allclose(factors, expected, rtol=5e-7)
+
+
+@pytest.mark.parametrize("b2", [0.0, 0.9, 0.999, 0.99999])
+def test_untuned_linear_warmup_schedule(b2):
+    factors = optax_radam.untuned_linear_warmup_schedule(b2)(COUNTS)
+    expected = [min(1.0, (int(count) + 1) * (1 - b2) / 2) for count in COUNTS]
+    np.testing.assert_allclose(factors, expected, rtol=3e-7)
+
+
+def _keras_radam_learning_rate(t, lr, total_steps, proportion, min_lr):
+    """keras-rectified-adam's `lr_t`, from its description, in Python's float64."""
+    warmup_steps = total_steps * proportion
+    decay_steps = max(total_steps - warmup_steps, 1)
+    if t <= warmup_steps:
+        return lr * (t / warmup_steps)
+    return lr + (min_lr - lr) / decay_steps * min(t - warmup_steps, decay_steps)
+
+
+@pytest.mark.parametrize("total_steps", [1000, 5000, 5003])
+@pytest.mark.parametrize("proportion", [0.0, 0.1, 0.123, 0.9])
+@pytest.mark.parametrize("end_value", [0.0, 1e-5])
+def test_warmup_linear_decay_schedule(total_steps, proportion, end_value):
+    schedule = optax_radam.warmup_linear_decay_schedule(
+        1e-3, total_steps, proportion, end_value
+    )
+    expected = [
+        _keras_radam_learning_rate(int(c) + 1, 1e-3, total_steps, proportion, end_value)
+        for c in COUNTS
+    ]
+    np.testing.assert_allclose(schedule(COUNTS), expected, rtol=2e-6, atol=1e-10)
+    assert schedule(total_steps - 1) == jnp.float32(end_value)
+    assert schedule(10**8) == jnp.float32(end_value)
+
+
+def test_warmup_linear_decay_defaults():
+    schedule = optax_radam.warmup_linear_decay_schedule(2.0, 100)
+    assert schedule(9) == 2.0
+    assert schedule(99) == 0.0
+
+
+SCHEDULES = {
+    "rectification": optax_radam.rectification_schedule(0.999),
+    "untuned_linear_warmup": optax_radam.untuned_linear_warmup_schedule(0.999),
+    "warmup_linear_decay": optax_radam.warmup_linear_decay_schedule(1e-3, 100),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_one_trace_for_all_counts_and_the_largest_does_not_wrap(name):
+    schedule = jax.jit(chex.assert_max_traces(SCHEDULES[name], n=1))
+    values = [schedule(jnp.int32(count)) for count in (0, 5, 1000, 2**31 - 1)]
+    assert all(value.shape == () and value.dtype == jnp.float32 for value in values)
+    expected = {"warmup_linear_decay": 0.0}.get(name, 1.0)
+    np.testing.assert_allclose(values[-1], expected, rtol=1e-6)
+
+
+def test_arguments_may_be_traced():
+    @jax.jit
+    def value(peak, total, proportion, end):
+        return optax_radam.warmup_linear_decay_schedule(peak, total, proportion, end)(9)
+
+    actual = value(*map(jnp.float32, (1.0, 100.0, 0.2, 0.0)))
+    np.testing.assert_allclose(actual, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((np.nan, 10), ValueError, "`peak_value` must be a finite number, got nan"),
+        ((1.0, 0), ValueError, "`total_steps` must be a finite number >= 1, got 0"),
+        ((1.0, None), TypeError, "`total_steps` must be .* >= 1, got None"),
+        ((1.0, 10, 1.0), ValueError, r"`warmup_proportion` must .* \[0, 1\), got 1.0"),
+        ((1.0, 10, -0.1), ValueError, r"`warmup_proportion` must .*, got -0.1"),
+        ((1.0, 10, 0.1, np.inf), ValueError, "`end_value` must be .*, got inf"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        optax_radam.warmup_linear_decay_schedule(*arguments)
+
+
+@pytest.mark.parametrize("b2", [1.0, -0.1])
+def test_untuned_warmup_refuses_b2(b2):
+    with pytest.raises(ValueError, match=r"`b2` must be a number in \[0, 1\)"):
+        optax_radam.untuned_linear_warmup_schedule(b2)
