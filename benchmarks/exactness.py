@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 import optax
+from optax import GradientTransformation
 
 import optax_radam
-
-Transform = optax.GradientTransformation
 
 
 def _exact_rectification(step: int, b2: float) -> float:
@@ -28,8 +27,11 @@ def _exact_rectification(step: int, b2: float) -> float:
     return math.sqrt(square)
 
 
-def _factors(transform: Transform, steps: int) -> npt.NDArray[np.float32]:
+def _factors(
+    make: Callable[[float], GradientTransformation], b2: float, steps: int
+) -> npt.NDArray[np.float32]:
     """The update of each step under gradients of 1."""
+    transform = make(b2)
 
     def step(state: optax.OptState, _: None) -> tuple[optax.OptState, jax.Array]:
         update, state = transform.update(jnp.ones([]), state)
@@ -38,30 +40,34 @@ def _factors(transform: Transform, steps: int) -> npt.NDArray[np.float32]:
     return np.asarray(jax.lax.scan(step, transform.init(jnp.ones([])), length=steps)[1])
 
 
-def _optax_scale(b2: float) -> Transform:
+def _optax_scale(b2: float) -> GradientTransformation:
     return optax.scale_by_radam(b2=b2, eps=0.0)
 
 
-def _our_scale(b2: float) -> Transform:
+def _our_scale(b2: float) -> GradientTransformation:
     return optax.chain(
         optax_radam.scale_by_moments(b2=b2, eps=0.0),
         optax_radam.scale_by_rectification(b2, before=1.0),
     )
 
 
-def _rectified_steps(make: Callable[[float], Transform], b2: float) -> str:
+def _rectified_steps(make: Callable[[float], GradientTransformation], b2: float) -> str:
     """The steps among the first ten at which the update is rectified."""
-    rectified = np.flatnonzero(_factors(make(b2), 10) < 0.9) + 1
+    rectified = np.flatnonzero(_factors(make, b2, 10) < 0.9) + 1
     return ", ".join(map(str, rectified))
 
 
-def _error(make: Callable[[float], Transform], b2: float, step: int) -> str:
+def _error(
+    make: Callable[[float], GradientTransformation], b2: float, step: int
+) -> str:
     """Of r_t, relative."""
-    factor = _factors(make(b2), step)[-1]
+    factor = _factors(make, b2, step)[-1]
     return f"{abs(factor / _exact_rectification(step, b2) - 1):.1e}"
 
 
-def _gradient_through_training(radam: Callable[[float], Transform]) -> str:
+def _training_gradient(
+    radam: Callable[..., GradientTransformation],
+) -> str:
     """The derivative of the loss after 8 steps with respect to the learning rate."""
 
     def final_loss(learning_rate: jax.Array) -> jax.Array:
@@ -75,7 +81,7 @@ def _gradient_through_training(radam: Callable[[float], Transform]) -> str:
     return f"{jax.grad(final_loss)(jnp.float32(0.01)):.4g}"
 
 
-def _bfloat16_second_moment(radam: Callable[[float], Transform]) -> str:
+def _bfloat16_second_moment(radam: Callable[..., GradientTransformation]) -> str:
     """Nu after one gradient of 1 and 1,999 of 1e-3, for a bfloat16 parameter."""
     optimizer = radam(1e-3)
 
@@ -100,7 +106,7 @@ def main() -> None:
             errors = [_error(make, b2, step) for make in scales]
             print(f"| b2 = {b2}: relative error of r_{step}", *errors, "0 |", sep=" | ")
     radams = (optax.radam, optax_radam.radam)
-    gradients = map(_gradient_through_training, radams)
+    gradients = map(_training_gradient, radams)
     print(
         "| d loss / d learning rate, through 8 steps", *gradients, "finite |", sep=" | "
     )

@@ -3,12 +3,13 @@
 Liu et al. 2020, Algorithm 2, but for r_t and the learning rate: later stages' work.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from optax_radam import _arguments, _dtypes, _sma
 
@@ -136,14 +137,17 @@ def scale_by_moments(
 
     def init_fn(params: optax.Params) -> ScaleByMomentsState:
         _arguments.check_inexact_leaves("params", params)
-        nu = jax.tree.map(
-            lambda p: jnp.zeros_like(
-                p, _dtypes.second_moment_dtype(jnp.result_type(p))
-            ),
-            params,
-        )
+
+        def zeros(dtype_of: Callable[[DTypeLike], DTypeLike]) -> optax.Updates:
+            # With a dtype, so that weakly typed parameters do not cause a retrace.
+            return jax.tree.map(
+                lambda p: jnp.zeros_like(p, dtype_of(jnp.result_type(p))), params
+            )
+
         return ScaleByMomentsState(
-            count=jnp.zeros([], jnp.int32), mu=optax.tree.zeros_like(params), nu=nu
+            count=jnp.zeros([], jnp.int32),
+            mu=zeros(jnp.dtype),
+            nu=zeros(_dtypes.second_moment_dtype),
         )
 
     def update_fn(

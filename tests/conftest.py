@@ -1,5 +1,12 @@
+import chex
 import jax
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def fresh_trace_counts():
+    """Chex counts by a function's place in the code, which tests share."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture

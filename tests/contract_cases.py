@@ -15,6 +15,8 @@ class Case(NamedTuple):
     factory: Any
     numbers: dict[str, Any]  # for `optax.inject_hyperparams`, all of them
     is_optimizer: bool = False  # its updates are to be added as they are
+    keeps_moments: bool = True  # of its own, in the parameters' dtypes
+    all_ours: bool = True  # no stage of Optax's that is held to less
 
     def build(self):
         return self.factory(**self.numbers)
@@ -28,11 +30,16 @@ CASES = [
         "scale_by_rectification",
         optax_radam.scale_by_rectification,
         {"b2": 0.99, "threshold": 5.0, "before": 0.5},
+        keeps_moments=False,
     ),
     Case(
         "rectify",
-        functools.partial(optax_radam.rectify, optax.scale_by_adam(b2=0.99)),
+        functools.partial(
+            optax_radam.rectify, optax.scale_by_adam(b2=0.99, eps_root=1e-8)
+        ),
         {"b2": 0.99, "threshold": 5.0},
+        keeps_moments=False,
+        all_ours=False,
     ),
     Case(
         "radam",

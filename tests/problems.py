@@ -9,7 +9,7 @@ def trees():
     return {
         "nested": {"a": {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}, "c": [jnp.ones(1)]},
         "leaf": jnp.ones(4),
-        "scalar": {"s": jnp.asarray(2.0)},
+        "scalar": {"s": jnp.float32(2.0)},
         "mixed": {
             "half": jnp.ones(3, jnp.bfloat16),
             "single": jnp.ones(3, jnp.float32),

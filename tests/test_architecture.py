@@ -40,7 +40,9 @@ def _layer(module):
     return next(index for index, layer in enumerate(LAYERS) if module in layer)
 
 
-@pytest.mark.parametrize("path", PACKAGE.glob("*.py"), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem
+)
 def test_package_imports_one_way_and_only_jax_and_optax(path):
     for name in _imported_modules(path):
         top, *rest = name.split(".")
@@ -51,7 +53,7 @@ def test_package_imports_one_way_and_only_jax_and_optax(path):
 
 
 @pytest.mark.parametrize(
-    "path", (ROOT / "experiments").rglob("*.py"), ids=lambda path: path.stem
+    "path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda path: path.stem
 )
 def test_experiments_use_public_names_alone(path):
     for name in _imported_modules(path):

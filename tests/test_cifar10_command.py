@@ -17,8 +17,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def _main(monkeypatch, *flags):
+    """The exit status."""
     monkeypatch.setattr(sys, "argv", ["cifar10", *map(str, flags)])
-    return __main__.main()
+    try:
+        return __main__.main()
+    except SystemExit as exit:  # from the library that reads the flags
+        return exit.code
+
+
+def _rows(out):
+    text = (out / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_a_small_experiment(monkeypatch, tmp_path, capsys):
@@ -27,7 +36,7 @@ def test_a_small_experiment(monkeypatch, tmp_path, capsys):
     flags = "--optimizers adam radam adagrad --schedules untuned-linear-warmup"
     flags += " --learning-rates 1e-3 1e-2 --b2 0.9 --epochs 2 --batch-size 8"
     assert _main(monkeypatch, *flags.split(), "--out", out) == 0
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    rows = _rows(out)
     assert len(rows) == 3 * 2 * 2
     assert [row["step"] for row in rows[:2]] == [3, 6]
     assert sorted(path.name for path in out.iterdir()) == [
@@ -41,7 +50,7 @@ def test_a_small_experiment(monkeypatch, tmp_path, capsys):
 
     assert _main(monkeypatch, "--out", out) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert len(list((out / "metrics.jsonl").open())) == len(rows)
+    assert _rows(out) == rows
 
 
 @pytest.mark.parametrize(
@@ -58,13 +67,12 @@ def test_wrong_values_are_refused_before_data_is_read(
 ):
     monkeypatch.setattr(data, "load", lambda *_: pytest.fail("data was read"))
     assert _main(monkeypatch, *flags.split(), "--out", tmp_path / "out") == 2
-    assert f"error: {message}" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_unknown_choices_are_refused_with_the_known_ones(monkeypatch, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        _main(monkeypatch, "--optimizers", "lamb")
+    assert _main(monkeypatch, "--optimizers", "lamb") == 2
     assert "radam" in capsys.readouterr().err
 
 
@@ -99,7 +107,7 @@ def test_interrupted_by_ctrl_c_keeps_and_reports_what_was_finished(tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in stderr
-    rows = [json.loads(line) for line in metrics.open()]
+    rows = _rows(out)
     assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
     assert "Interrupted: 0 of 2 runs are finished" in (out / "report.md").read_text()
 

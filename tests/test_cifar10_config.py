@@ -63,4 +63,5 @@ def test_a_b2_that_radam_refuses_is_refused_before_any_data_is_read(tmp_path):
     config = Config(dataset="cifar10", b2=0.5, out=tmp_path / "out")
     with pytest.raises(ValueError, match=r"`b2` must be in \(0.666667, 1\)"):
         experiment.check(config, config.arms)
-    experiment.check(Config(optimizers=("adam",), b2=0.5), [Arm("adam", "constant")])
+    adam = Config(optimizers=("adam",), b2=0.5, out=tmp_path / "out")
+    experiment.check(adam, adam.arms)

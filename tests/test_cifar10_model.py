@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,16 +19,14 @@ def test_shapes(image_shape):
     height, width, channels = image_shape
     # Weights and biases: six 3x3 convolutions, then two dense layers.
     convolutions = [channels, 32, 32, 64, 64, 128, 128]
-    expected = sum(
-        9 * a * b + b for a, b in zip(convolutions, convolutions[1:], strict=False)
-    )
+    expected = sum(9 * a * b + b for a, b in itertools.pairwise(convolutions))
     expected += (height // 8) * (width // 8) * 128 * 128 + 128 + 128 * 10 + 10
     assert sum(sizes) == expected
 
 
 @pytest.mark.parametrize("image_shape", [(28, 28, 1), (8, 12, 1), (0, 8, 1)])
 def test_sizes_not_divisible_by_8_are_refused(image_shape):
-    with pytest.raises(ValueError, match="`image_shape` must be .* divisible by 8"):
+    with pytest.raises(ValueError, match=r"`image_shape` must be .* divisible by 8"):
         model.CNN(image_shape, 10, rngs=nnx.Rngs(0))
 
 

@@ -103,7 +103,8 @@ def test_every_picture_and_the_report(tmp_path):
 def test_one_rate_and_an_interrupted_or_diverged_run_still_have_a_report(
     tmp_path, loss
 ):
-    _write(tmp_path, Config(epochs=2), [_row(), _row(2), _row(arm="radam", loss=loss)])
+    config = Config(epochs=2, learning_rates=(0.1,))
+    _write(tmp_path, config, [_row(), _row(2), _row(arm="radam", loss=loss)])
     report.write_report(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "Interrupted: 1 of 2 runs are finished" in text
@@ -111,7 +112,8 @@ def test_one_rate_and_an_interrupted_or_diverged_run_still_have_a_report(
 
 
 def test_curves_show_the_records(tmp_path):
-    _write(tmp_path, Config(epochs=2), [_row(accuracy=0.3), _row(2, accuracy=0.7)])
+    config = Config(epochs=2, learning_rates=(0.1,))
+    _write(tmp_path, config, [_row(accuracy=0.3), _row(2, accuracy=0.7)])
     figure = figures.draw_learning_curves(records.read_experiment(tmp_path))
     lines = figure.axes[0].get_lines()
     assert list(lines[0].get_xdata()) == [1, 2]

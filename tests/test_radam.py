@@ -25,7 +25,7 @@ def _trajectory(optimizer, gradients, start=0.0):
 
 
 def _halving(count):
-    return 0.01 * 0.5 ** (count / 10)
+    return jnp.asarray(0.01 * 0.5 ** (np.arange(100) / 10))[count]
 
 
 @pytest.mark.usefixtures("x64", "strict_promotion")

@@ -9,10 +9,7 @@ from experiments.cifar10.config import Config
 
 def main() -> int:
     """Runs the experiment that the flags describe; returns the exit status."""
-    try:
-        config = tyro.cli(Config, prog="python -m experiments.cifar10")
-    except ValueError as error:
-        return _fail(error, status=2)
+    config = tyro.cli(Config, prog="python -m experiments.cifar10")
     # Imported here so that --help and wrong flags need not wait for JAX.
     from experiments.cifar10 import data, experiment
 

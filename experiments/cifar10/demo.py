@@ -1,8 +1,8 @@
-"""`make demo`: learning rates up to where plain Adam suffers, and two warmups, on digits.
+"""`make demo`: learning rates up to where plain Adam suffers, on digits.
 
-b2 is 0.98 here: rectification is over a third of the way through a run of 184 steps
-(r_t passes 0.9 at step 96, and the untuned warmup ends at step 100). At the default of
-0.999 either would take the first 2,000 steps, and nothing but warmup would be seen.
+b2 is 0.98 here, so that the warmup fits a run of 184 steps: r_t reaches 0.9 at step 140
+and the untuned warmup ends at step 100. At the usual 0.999 that takes 2,737 and 2,000
+steps, and the demo would show nothing but warmup.
 """
 
 import sys

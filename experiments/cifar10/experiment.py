@@ -3,7 +3,6 @@
 import pathlib
 from collections.abc import Sequence
 
-import jax
 import rich.console
 import rich.progress
 
@@ -18,11 +17,8 @@ def check(config: Config, arms: Sequence[Arm]) -> None:
     Raises:
       ValueError: if a setting is outside an optimizer's range, or `--out` is taken.
     """
-    for arm in arms:
-        for rate in config.learning_rates:
-            # Shapes alone: it is the constructors' checks that are wanted.
-            optimizer = optimizers.make_optimizer(arm, rate, config, run_steps=1)
-            jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((), "float32"))
+    for arm in arms:  # for the checks of the constructors
+        optimizers.make_optimizer(arm, config.learning_rates[0], config, run_steps=1)
     records.check_out_dir(config.out_dir, config.overwrite)
 
 

@@ -18,6 +18,11 @@ from experiments.cifar10.records import Experiment, Row
 # Okabe and Ito's colours, told apart also by the colour-blind; marks help in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
+_SCHEDULE_LINES: dict[ScheduleName, str] = {
+    "constant": "-",
+    "untuned-linear-warmup": "--",
+    "warmup-linear-decay": "-.",
+}
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -64,10 +69,10 @@ def draw_learning_curves(experiment: Experiment) -> Figure:
     for column, rate in enumerate(rates):
         accuracy, loss, factor = axes[:, column]
         for index, arm in enumerate(experiment.arms):
-            rows = [r for r in experiment.rows if r.run[:2] == (arm, rate)]
+            rows = experiment.rows_of(arm, rate)
             _draw_curve(accuracy, rows, "accuracy", index)
             _draw_curve(loss, rows, "loss", index)
-        _draw_factors(factor, experiment, rate)
+        _draw_factors(factor, experiment, rate, experiment.steps_per_epoch)
         accuracy.set_title(f"learning rate {rate:g}")
         factor.set_xlabel("epoch")
     axes[0, 0].set_ylabel("accuracy")
@@ -83,16 +88,12 @@ def draw_learning_rates(experiment: Experiment) -> Figure:
     """Final test accuracy against the learning rate; beneath, what scales the steps."""
     figure = Figure(figsize=(7.0, 6.5), layout="constrained")
     accuracy, factor = figure.subplots(2, 1, height_ratios=(3, 2))
-    final = experiment.final_rows()
     rates = sorted(experiment.config.learning_rates)
     for index, arm in enumerate(experiment.arms):
         _draw_band(
             accuracy,
             rates,
-            [
-                [r.metrics.test_accuracy for r in final if r.run[:2] == (arm, rate)]
-                for rate in rates
-            ],
+            [experiment.final_test_accuracies(arm, rate) for rate in rates],
             label=arm.name,
             color=_COLOURS[index % len(_COLOURS)],
             marker=_MARKERS[index % len(_MARKERS)],
@@ -104,8 +105,8 @@ def draw_learning_rates(experiment: Experiment) -> Figure:
     accuracy.set_ylabel("test accuracy after the last epoch")
     epochs = experiment.config.epochs
     accuracy.set_title(f"{experiment.config.dataset}, {epochs} epochs")
-    _draw_factors(factor, experiment, rates[-1])
-    factor.set_xlabel("epoch")
+    _draw_factors(factor, experiment, rates[-1], steps_per_unit=1)
+    factor.set_xlabel("step")
     factor.set_ylabel("factor of the step")
     if any(arm.schedule == "warmup-linear-decay" for arm in experiment.arms):
         factor.set_title(f"at learning rate {rates[-1]:g}")
@@ -118,14 +119,10 @@ def _draw_curve(axes: Axes, rows: list[Row], metric: str, index: int) -> None:
     epochs = sorted({row.metrics.epoch for row in rows})
     arm = rows[0].run.arm.name if rows else ""
     for part, line, label in (("test", "-", arm), ("train", "--", None)):
-        values = [
-            [
-                getattr(r.metrics, f"{part}_{metric}")
-                for r in rows
-                if r.metrics.epoch == e
-            ]
-            for e in epochs
-        ]
+        values: list[list[float]] = [[] for _ in epochs]
+        for row in rows:
+            value = getattr(row.metrics, f"{part}_{metric}")
+            values[epochs.index(row.metrics.epoch)].append(value)
         _draw_band(
             axes,
             epochs,
@@ -133,6 +130,7 @@ def _draw_curve(axes: Axes, rows: list[Row], metric: str, index: int) -> None:
             label=label,
             color=_COLOURS[index % len(_COLOURS)],
             linestyle=line,
+            marker=".",
         )
 
 
@@ -155,27 +153,29 @@ def _draw_band(
     axes.fill_between(positions, lowest, highest, color=color, alpha=0.15, linewidth=0)
 
 
-def _draw_factors(axes: Axes, experiment: Experiment, rate: float) -> None:
+def _draw_factors(
+    axes: Axes, experiment: Experiment, rate: float, steps_per_unit: int
+) -> None:
     """r_t, and each schedule's share of the learning rate, over the run's steps."""
     config = experiment.config
     run_steps = config.epochs * experiment.steps_per_epoch
     counts = np.unique(np.linspace(0, run_steps - 1, 2000).astype(np.int32))
-    epochs = (counts + 1) / experiment.steps_per_epoch
+    x = (counts + 1) / steps_per_unit
     for schedule in dict.fromkeys(arm.schedule for arm in experiment.arms):
         arm = next(arm for arm in experiment.arms if arm.schedule == schedule)
         learning_rate = optimizers.make_schedule(arm, rate, config, run_steps)
         values = np.broadcast_to(np.asarray(learning_rate(counts)) / rate, counts.shape)
         axes.plot(
-            epochs,
+            x,
             values,
             label=f"learning rate, {schedule}",
             color="0.6",
-            linestyle=_line(schedule),
+            linestyle=_SCHEDULE_LINES[schedule],
         )
     if any(arm.optimizer == "radam" for arm in experiment.arms):
         factor = optax_radam.rectification(counts + 1, config.b2)
         axes.plot(
-            epochs,
+            x,
             factor,
             label=f"r_t of radam, b2 = {config.b2:g}",
             color="black",
@@ -184,19 +184,11 @@ def _draw_factors(axes: Axes, experiment: Experiment, rate: float) -> None:
     axes.set_ylim(-0.03, 1.05)
 
 
-def _line(schedule: str) -> str:
-    lines = {
-        "constant": "-",
-        "untuned-linear-warmup": "--",
-        "warmup-linear-decay": "-.",
-    }
-    return lines[schedule]
-
-
 def _loss_ceiling(experiment: Experiment) -> float | None:
     """Twice the loss of guessing: a diverged run must not flatten the others."""
     ceiling = 2 * math.log(10)  # ten classes, in either data set
-    losses = [row.metrics.test_loss for row in experiment.rows]
+    metrics = [row.metrics for row in experiment.rows]
+    losses = [loss for m in metrics for loss in (m.train_loss, m.test_loss)]
     return None if all(loss < ceiling for loss in losses) else ceiling
 
 

@@ -71,6 +71,15 @@ class Experiment(NamedTuple):
         """Each run's last finished epoch, in the order in which the runs were made."""
         return list({row.run: row for row in self.rows}.values())
 
+    def rows_of(self, arm: Arm, learning_rate: float) -> list[Row]:
+        """The rows of an arm at a rate, of every seed."""
+        return [row for row in self.rows if row.run[:2] == (arm, learning_rate)]
+
+    def final_test_accuracies(self, arm: Arm, learning_rate: float) -> list[float]:
+        """After the last finished epoch, of every seed."""
+        rows = self.rows_of(arm, learning_rate)
+        return list({row.run: row.metrics.test_accuracy for row in rows}.values())
+
 
 def check_out_dir(path: pathlib.Path, overwrite: bool) -> None:
     """Refuses a directory that results must not, or cannot, be written to.

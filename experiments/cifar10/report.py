@@ -107,12 +107,7 @@ def _best_rates(experiment: Experiment) -> list[str]:
     for arm in experiment.arms:
         means = {}
         for rate in experiment.config.learning_rates:
-            accuracies = [
-                row.metrics.test_accuracy
-                for row in experiment.final_rows()
-                if row.run[:2] == (arm, rate)
-            ]
-            if accuracies:
+            if accuracies := experiment.final_test_accuracies(arm, rate):
                 means[rate] = statistics.fmean(accuracies)
         if means:
             best = max(means, key=lambda rate: means[rate])

@@ -86,7 +86,6 @@ def prepared_builder(data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
       NotAvailableError: if there is nothing to read and nowhere to download from, or
         what is there needs TensorFlow to be read.
     """
-    # Without a known directory, TFDS reads whatever any registered one holds.
     directory = (
         data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
     )
@@ -103,9 +102,18 @@ def prepared_builder(data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
         return builder
     url = builder._cifar_info.url
     _check_download(url, directory)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except NotAvailableError:
+        raise
+    # A download that broke off or has another checksum, a full disk, ...
+    except Exception as error:
+        raise NotAvailableError(
+            f"Preparing CIFAR-10 in {directory} failed: {error}. Run the command "
+            "again, or name a directory that holds it: --data-dir DIR."
+        ) from error
     return builder
 
 
