@@ -42,7 +42,7 @@ def _halving(count):
         {"weight_decay": 0.1, "start": 1.0},
         {"learning_rate": _halving},
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings) or "defaults",
 )
 def test_follows_algorithm_2_in_float64(settings):
     settings = {"learning_rate": 0.01, **settings}

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import optax_radam
 from experiments.cifar10 import optimizers, records
+from experiments.cifar10.config import ScheduleName
 from experiments.cifar10.records import Experiment, Row
 
 # Okabe and Ito's colours, told apart also by the colour-blind; marks help in print.

@@ -46,6 +46,9 @@ def _convolve(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax
 class CNN(nnx.Module):
     """Three blocks of two 3x3 convolutions, pooling and dropout; two dense layers.
 
+    Initial kernels are He-uniform, the last one's Glorot-uniform (Keras' default, which
+    the seed leaves alone); biases are zero.
+
     Args:
       image_shape: (height, width, channels); height and width divisible by 8.
       classes: the number of logits.
@@ -85,7 +88,10 @@ class CNN(nnx.Module):
         self.hidden = nnx.Linear(
             features, HIDDEN_UNITS, kernel_init=he_uniform, rngs=rngs
         )
-        self.logits = nnx.Linear(HIDDEN_UNITS, classes, rngs=rngs)
+        glorot_uniform = nnx.initializers.glorot_uniform()
+        self.logits = nnx.Linear(
+            HIDDEN_UNITS, classes, kernel_init=glorot_uniform, rngs=rngs
+        )
         self.dropout = nnx.Dropout(DROPOUT_RATE)
 
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
