@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# Compiled programs are kept, so that a second run need not compile them again.
+export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/$(VENV)/jax_cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0.2
 
 .PHONY: demo test check clean
 
@@ -10,7 +13,7 @@ demo: $(READY)  ## Digits in three minutes: Adam, RAdam and Adam with a warmup
 	$(BIN)/python -m experiments.cifar10.demo
 
 test: $(READY)  ## All tests and doctests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(READY)  ## Format (in CI: refuse what is not formatted), lint, check types
 	$(BIN)/ruff format $(if $(CI),--check)

@@ -88,7 +88,8 @@ def test_a_seed_fixes_all_that_is_random_for_every_arm(trainer):
     assert curves[ADAM, 1] == curves[RADAM, 1]
     assert curves[ADAM, 0] != curves[ADAM, 1]
     first, second = curves[ADAM, 0]
-    assert first[0] != second[0]  # other dropout masks in the second epoch
+    assert first[0] != second[0]  # other batches and masks in the second epoch,
+    np.testing.assert_allclose(first[0], second[0], rtol=0.5)  # and sums begun anew
     assert first[1] == second[1]
 
 
@@ -120,6 +121,19 @@ def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
         np.testing.assert_array_equal(order[20:], 0)
     assert not np.array_equal(orders[0], orders[1])
     assert training.epoch_order(root, 0, 16, 8).shape == (16,)
+
+
+def test_every_step_has_dropout_masks_of_its_own():
+    roots = [jax.random.key(seed) for seed in range(2)]
+    keys = [
+        training.dropout_key(root, epoch, position)
+        for root in roots
+        for epoch in range(3)
+        for position in range(3)
+    ]
+    keys += [jax.random.fold_in(root, purpose) for root in roots for purpose in (0, 1)]
+    distinct = {tuple(jax.random.key_data(key).tolist()) for key in keys}
+    assert len(distinct) == len(keys)
 
 
 def test_evaluation_covers_the_test_images_in_partial_batches(monkeypatch):

@@ -83,6 +83,12 @@ def epoch_order(
     return jnp.pad(order, (0, -images % batch_size))
 
 
+def dropout_key(root: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
+    """The key of a step's dropout masks: of `position` (from 0) in `epoch` (from 0)."""
+    key = jax.random.fold_in(root, _DROPOUT)
+    return jax.random.fold_in(jax.random.fold_in(key, epoch), position)
+
+
 def _summed_metrics(
     logits: jax.Array, labels: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -251,8 +257,7 @@ class Trainer:
         offset = position * batch_size
         batch = jax.lax.dynamic_slice(order, (offset,), (batch_size,))
         valid = offset + jnp.arange(batch_size) < self.images
-        key = jax.random.fold_in(root, _DROPOUT)
-        key = jax.random.fold_in(jax.random.fold_in(key, epoch), position)
+        key = dropout_key(root, epoch, position)
 
         def loss_fn(params: Params) -> tuple[jax.Array, Any]:
             logits = self._logits(params, images[batch], key)
