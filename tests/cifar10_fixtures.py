@@ -1,9 +1,6 @@
-"""Small images and experiments for the tests of `experiments.cifar10`."""
-
-import io
+"""Small images for the tests of `experiments.cifar10`."""
 
 import numpy as np
-import rich.console
 
 from experiments.cifar10.data import Dataset
 
@@ -25,7 +22,3 @@ def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):
         class_names=tuple(map(str, range(classes))),
         description="made-up images",
     )
-
-
-def silent_console():
-    return rich.console.Console(file=io.StringIO())

@@ -4,6 +4,7 @@ import ast
 import email
 import inspect
 import pathlib
+import re
 import sys
 import zipfile
 
@@ -91,6 +92,15 @@ def test_positional_arguments_are_those_of_optax():
         ]
 
     assert positional(optax_radam.radam) == positional(optax.radam)
+
+
+def test_readme_code_runs():
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(block, namespace)
 
 
 def test_wheel_holds_the_package_and_needs_jax_and_optax_alone(tmp_path):

@@ -24,7 +24,8 @@ def _row(epoch=1, rate=0.1, arm="adam", seed=0, loss=1.5, accuracy=0.5):
 
 def _write(out_dir, config, rows):
     records.create_out_dir(out_dir)
-    records.write_config(out_dir, config, config.arms, None, made_up_dataset(), 3)
+    command = records.command_line(config)
+    records.write_config(out_dir, config, config.arms, command, made_up_dataset(), 3)
     with records.MetricsWriter(out_dir) as writer:
         for row in rows:
             writer.append(row)
@@ -119,7 +120,7 @@ def test_curves_show_the_records(tmp_path):
     assert list(lines[0].get_xdata()) == [1, 2]
     assert list(lines[0].get_ydata()) == [0.3, 0.7]
     factors = {line.get_label(): line for line in figure.axes[2].get_lines()}
-    r_t = factors["r_t of radam, b2 = 0.999"]
+    r_t = factors["$r_t$ of radam, b2 = 0.999"]
     assert r_t.get_xdata()[-1] == 2
     assert r_t.get_ydata()[-1] == pytest.approx(0.0258, abs=1e-4)  # at step 6
 

@@ -5,9 +5,10 @@ and the untuned warmup ends at step 100. At the usual 0.999 that takes 2,737 and
 steps, and the demo would show nothing but warmup.
 """
 
+import pathlib
 import sys
 
-from experiments.cifar10 import experiment
+from experiments.cifar10 import __main__ as command_line
 from experiments.cifar10.config import Arm, Config
 
 CONFIG = Config(
@@ -17,6 +18,7 @@ CONFIG = Config(
     b2=0.98,
     seeds=(0, 1),
     epochs=8,
+    out=pathlib.Path("runs/demo"),
     overwrite=True,
 )
 # RAdam has its warmup built in: it is not put under another.
@@ -27,5 +29,4 @@ ARMS = (
 )
 
 if __name__ == "__main__":
-    experiment.run_experiment(CONFIG, ARMS, command="make demo")
-    sys.exit()
+    sys.exit(command_line.run(CONFIG, ARMS, command="make demo"))

@@ -22,33 +22,20 @@ def check(config: Config, arms: Sequence[Arm]) -> None:
     records.check_out_dir(config.out_dir, config.overwrite)
 
 
-def run_experiment(
-    config: Config,
-    arms: Sequence[Arm] | None = None,
-    *,
-    command: str | None = None,
-    console: rich.console.Console | None = None,
-) -> pathlib.Path:
+def run_experiment(config: Config, arms: Sequence[Arm], command: str) -> None:
     """Trains every run, keeps each epoch's metrics as it ends, and writes the report.
 
     Args:
-      config: what to run.
-      arms: which of its arms; all by default.
-      command: what repeats it, if not the command line of `config`.
-      console: where progress goes; the terminal by default.
-
-    Returns:
-      The directory of the results.
+      config: what to run; has passed `check`.
+      arms: which of its arms.
+      command: what repeats it, for the record.
 
     Raises:
-      ValueError: if something in the configuration cannot be run.
       DataError: if the data is not there.
       OSError: if the results cannot be written; the rows written before are intact.
       KeyboardInterrupt: on Ctrl-C, after a report on what was finished.
     """
-    console = console or rich.console.Console()
-    arms = config.arms if arms is None else tuple(arms)
-    check(config, arms)
+    console = rich.console.Console()
     out_dir = config.out_dir
     with console.status(f"Reading {config.dataset}"):
         dataset = data.load(config.dataset, config.data_dir)
@@ -68,7 +55,6 @@ def run_experiment(
         _write_report(out_dir, console)
         raise
     _write_report(out_dir, console)
-    return out_dir
 
 
 def _train_all(

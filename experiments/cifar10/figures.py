@@ -178,7 +178,7 @@ def _draw_factors(
         axes.plot(
             x,
             factor,
-            label=f"r_t of radam, b2 = {config.b2:g}",
+            label=f"$r_t$ of radam, b2 = {config.b2:g}",
             color="black",
             linestyle=":",
         )

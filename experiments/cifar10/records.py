@@ -159,7 +159,7 @@ def write_config(
     out_dir: pathlib.Path,
     config: Config,
     arms: Sequence[Arm],
-    command: str | None,
+    command: str,
     dataset: Dataset,
     steps_per_epoch: int,
 ) -> None:
@@ -168,7 +168,7 @@ def write_config(
     for directory in ("data_dir", "out", "overwrite"):
         del fields[directory]
     content = {
-        "command": command or command_line(config),
+        "command": command,
         "config": fields,
         "arms": [arm._asdict() for arm in arms],
         "optimizer_settings": {

@@ -36,17 +36,28 @@ def write_report(out_dir: pathlib.Path) -> None:
 
 
 def summary_table(experiment: Experiment) -> rich.table.Table:
-    """The final rows, for the terminal."""
+    """The final rows, a line each in a terminal of 80 columns."""
     table = rich.table.Table(
         title=f"{experiment.config.dataset}, last epochs",
         box=rich.box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        show_edge=False,
     )
-    table.add_column("run", overflow="fold")
-    for column in _COLUMNS[1:]:
+    for column in ("optimizer", "schedule"):
+        table.add_column(column)
+    for column in ("rate", "seed", "epoch", "train acc.", "test loss", "test acc."):
         table.add_column(column, justify="right")
-    for row in experiment.final_rows():
-        table.add_row(*_cells(row))
+    for run, metrics in experiment.final_rows():
+        table.add_row(
+            run.arm.optimizer,
+            run.arm.schedule,
+            f"{run.learning_rate:g}",
+            str(run.seed),
+            str(metrics.epoch),
+            f"{metrics.train_accuracy:.4f}",
+            f"{metrics.test_loss:.4f}",
+            f"{metrics.test_accuracy:.4f}",
+        )
     return table
 
 

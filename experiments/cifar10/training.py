@@ -137,7 +137,12 @@ class Trainer:
                 epoch_order, images=self.images, batch_size=config.batch_size
             )
         )
-        self._evaluation_step = jax.jit(self._evaluate_batch)
+        params = jax.eval_shape(self._initial_params, jax.random.key(0))
+        self._evaluation_step = (
+            jax.jit(self._evaluate_batch)
+            .lower(params, *self._test_data, jnp.int32(0))
+            .compile()
+        )
         self._compiled_steps: dict[Arm, Callable[..., TrainState]] = {}
 
     def initial_state(self, run: Run) -> TrainState:
@@ -169,7 +174,6 @@ class Trainer:
         rate = jnp.float32(run.learning_rate)
         state = self.initial_state(run)
         step = self._compiled_step(run.arm, state)
-        self.evaluate(state.params)  # compiles it
         for epoch in range(config.epochs):
             order = jax.block_until_ready(self._order(root, jnp.int32(epoch)))
             start = reported = time.perf_counter()
