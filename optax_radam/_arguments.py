@@ -25,7 +25,7 @@ def _read_number(name: str, value: Any, allowed: str) -> float | None:
     real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     if jnp.ndim(value) or not real:
         raise TypeError(
-            f"`{name}` must be {allowed}, got an array of shape {jnp.shape(value)} "
+            f"`{name}` must be {allowed}, got {value!r} of shape {jnp.shape(value)} "
             f"and dtype {dtype}."
         )
     if isinstance(value, jax.core.Tracer):
@@ -89,7 +89,7 @@ def check_threshold(threshold: Any, b2: Any) -> None:
     smallest = (float(threshold) - 1.0) / (float(threshold) + 1.0)
     if not float(b2) > smallest:
         raise ValueError(
-            f"`b2` must be in ({smallest:.6g}, 1) for threshold {threshold!r}, got "
+            f"`b2` must be in ({smallest:.9g}, 1) for threshold {threshold!r}, got "
             f"{b2!r}: rho_inf = 2 / (1 - b2) - 1 must exceed the threshold, or the "
             "steps are never rectified."
         )
@@ -108,7 +108,7 @@ def check_inexact_leaves(name: str, tree: optax.Params) -> None:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"`{name}{jax.tree_util.keystr(path)}` has dtype {dtype}; moments "
-                "need a floating or complex dtype. To leave such leaves alone, wrap "
-                "the transformation in `optax.masked`."
+                f"`{name}{jax.tree_util.keystr(path)}` has dtype {dtype}; it must be "
+                "floating or complex. To leave such leaves alone, wrap the "
+                "transformation in `optax.masked`."
             )

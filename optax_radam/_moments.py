@@ -37,6 +37,9 @@ class _StepScalars(NamedTuple):
     tractable: ArrayLike  # bool
 
 
+_OTHER_STRUCTURE = "`updates` must have the structure of the `params` that `init` got"
+
+
 # At module level, so that leaves alike in shape and dtype are traced once, and an
 # update outside of `jit` runs compiled.
 @jax.jit
@@ -57,11 +60,11 @@ def _update_leaf(
     # The gradient of a square root at 0 is infinite, and 0 * inf is NaN: each `where`
     # keeps the branch that is not taken finite, forward and backward.
     under_root = new_nu * s.nu_correction + s.eps_root
-    positive = under_root > 0
-    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, under_root, 1)), 0)
+    zero = under_root == 0
+    root = jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, under_root)))
     denominator = root + s.eps
-    # A denominator of 0 (eps = 0, no gradient yet) comes with a mu of 0.
-    divides = scalars.tractable & (denominator > 0)
+    # It is 0 where eps = 0 and no gradient, or none whose square is not 0, has come.
+    divides = scalars.tractable & (denominator != 0)
     update = new_mu * s.mu_correction / jnp.where(divides, denominator, 1)
     return update.astype(out_dtype), new_mu.astype(mu.dtype), new_nu.astype(nu.dtype)
 
@@ -170,15 +173,17 @@ def scale_by_moments(
             tractable=threshold is None or _sma.is_tractable(step, b2, threshold),
         )
         gradients, treedef = _flatten_with_none(updates)
-        moments = zip(
-            gradients,
-            treedef.flatten_up_to(state.mu),
-            treedef.flatten_up_to(state.nu),
-            strict=True,
-        )
+        try:
+            mu, nu = treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu)
+        except ValueError as error:
+            raise ValueError(f"{_OTHER_STRUCTURE}: {error}") from error
+        if any(m is None and g is not None for g, m in zip(gradients, mu, strict=True)):
+            raise ValueError(
+                f"{_OTHER_STRUCTURE}: a gradient stands where it got None."
+            )
         results = [
-            (None, mu, nu) if g is None else _update_leaf(g, mu, nu, scalars)
-            for g, mu, nu in moments
+            (None, m, n) if g is None else _update_leaf(g, m, n, scalars)
+            for g, m, n in zip(gradients, mu, nu, strict=True)
         ]
         new_updates, mu, nu = (
             treedef.unflatten([result[i] for result in results]) for i in range(3)

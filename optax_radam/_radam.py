@@ -66,7 +66,7 @@ def radam(
 
     with :math:`r_t` as in `rectification`. Before the threshold (the first five steps
     at the defaults) the gradient's scale is not divided out: "momentum" takes raw
-    steps, which can blow up where gradients are large, and "skip" takes none. Prefer
+    steps, which can blow up where gradients are large, and "skip" waits. Prefer
     "skip" unless you need the first steps of `optax.radam` and PyTorch, which
     "momentum" repeats.
 
@@ -78,8 +78,9 @@ def radam(
       eps: added to the denominator, beside the square root; a finite number >= 0.
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which steps are adaptive, a number >= 4.
-      fallback: what to do before: "momentum", Algorithm 2; or "skip", no step, as the
-        authors' code with `degenerated_to_sgd=False`.
+      fallback: what to do before: "momentum", Algorithm 2; or "skip", no step along
+        the gradient, as the authors' code with `degenerated_to_sgd=False` (but the
+        decay goes on, where that code decays only in steps that it takes).
       weight_decay: decoupled decay, multiplied by the learning rate but not by r_t: a
         finite number >= 0, or a schedule from the count of updates. For L2 instead,
         put `optax.add_decayed_weights` before this in a chain.
@@ -87,8 +88,10 @@ def radam(
     Returns:
       An `optax.GradientTransformationExtraArgs`. Updates have the gradients' structure
       and shapes, in the dtype that gradient and parameter promote to. Its `update`
-      needs `params` only if there is a `weight_decay`. It is this chain, bit for bit
-      (`before=0.0` for "skip")::
+      needs `params` only if there is a `weight_decay`; under
+      `optax.inject_hyperparams`, where 0 too arrives as an array, always, unless
+      `static_args=("weight_decay",)`. It is this chain, bit for bit (`before=0.0` for
+      "skip")::
 
         optax.chain(
             scale_by_moments(b1, b2, eps, eps_root, threshold),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_radam import _dtypes, _schedules
+from optax_radam import _arguments, _dtypes, _schedules
 
 
 class ScaleByRectificationState(NamedTuple):
@@ -25,9 +25,10 @@ class ScaleByRectificationState(NamedTuple):
 def _scale_leaf(update: jax.Array, factor: jax.Array) -> jax.Array:
     """The product in float32 or wider, in the update's dtype."""
     dtype = _dtypes.promote(update.dtype, jnp.float32)
+    wide = update.astype(dtype)
     # A factor of 0 must silence an infinite update too: 0 * inf is NaN.
-    heard = jnp.where(factor == 0, 0, update.astype(dtype))
-    return (factor.astype(heard.real.dtype) * heard).astype(update.dtype)
+    wide = jnp.where((factor == 0) & ~jnp.isfinite(wide), 0, wide)
+    return (factor.astype(wide.real.dtype) * wide).astype(update.dtype)
 
 
 def scale_by_rectification(
@@ -54,7 +55,8 @@ def scale_by_rectification(
       updates keep structure, shapes and dtypes, and are multiplied in float32 at least.
 
     Raises:
-      TypeError: if an argument is not a scalar number.
+      TypeError: if an argument is not a scalar number; from `init` and `update`,
+        if a leaf is an integer or a boolean.
       ValueError: if `b2`, `threshold` or `before` is outside its range.
 
     Examples:
@@ -72,7 +74,7 @@ def scale_by_rectification(
     schedule = _schedules.rectification_schedule(b2, threshold, before=before)
 
     def init_fn(params: optax.Params) -> ScaleByRectificationState:
-        del params
+        _arguments.check_inexact_leaves("params", params)
         return ScaleByRectificationState(
             rectification_count=jnp.zeros([], jnp.int32),
             rectification=jnp.zeros([], float),
@@ -84,6 +86,7 @@ def scale_by_rectification(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, ScaleByRectificationState]:
         del params
+        _arguments.check_inexact_leaves("updates", updates)
         factor = schedule(state.rectification_count)
         updates = jax.tree.map(lambda u: _scale_leaf(u, factor), updates)
         return updates, ScaleByRectificationState(

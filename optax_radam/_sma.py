@@ -64,7 +64,7 @@ def _negative_log(decay: ArrayLike) -> ArrayLike:
     return -jnp.where(near_one, log_near_one, log_elsewhere)
 
 
-def _limit(b2: ArrayLike) -> ArrayLike:
+def _limit(b2: ArrayLike) -> float | jax.Array:
     """rho_inf, in Python's float64 where `b2` is a Python number."""
     if isinstance(b2, numbers.Real):
         return 2 / (1 - float(b2)) - 1
@@ -103,7 +103,8 @@ def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
 
     .. math:: \rho_t = \rho_\infty - 2 t b_2^t / (1 - b_2^t)
 
-    Exact to rounding at every step; see the module's docstring for the form.
+    Free of cancellation, in the form of the module's docstring: within 5e-7 of exact
+    arithmetic in float32, and 1e-12 in float64, for `b2` from 0.7 on.
 
     Args:
       step: t, the steps taken, counted from 1; integers or floats of any shape.
@@ -172,10 +173,14 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
       Liu et al. 2020, Algorithm 2, line 10 (https://arxiv.org/abs/1908.03265).
     """
     rho = sma_length(step, b2)
-    limit = jnp.asarray(_limit(b2), float)
+    limit = _limit(b2)
     defined = (rho > 4) & (limit > 4)
-    # `where` inside the square root too: its gradient at 0 is infinite.
-    limit = jnp.where(limit > 4, limit, 5)
+    # Finite where it is not defined: `where` inside the square root too, whose gradient
+    # at 0 is infinite.
+    if isinstance(limit, float):
+        limit = limit if limit > 4 else 5.0
+    else:
+        limit = jnp.where(limit > 4, limit, 5)
     at_limit = (limit - 4) * (limit - 2) / limit
     ratio = jnp.where(defined, (rho - 4) * (rho - 2) / rho / at_limit, 1)
     return jnp.where(defined, jnp.minimum(jnp.sqrt(ratio), 1), 0)

@@ -12,6 +12,7 @@ import pytest
 from cifar10_fixtures import made_up_dataset
 
 from experiments.cifar10 import __main__, data, demo
+from experiments.cifar10.config import DataError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -58,7 +59,7 @@ def test_a_small_experiment(monkeypatch, tmp_path, capsys):
     [
         ("--learning-rates 0", "--learning-rates must be > 0, got 0.0"),
         ("--seeds 1 1", "--seeds must not repeat 1"),
-        ("--b2 0.5", "`b2` must be in (0.666667, 1)"),
+        ("--b2 0.5", "`b2` must be in (0.666666667, 1)"),
         ("--epochs 0", "--epochs must be >= 1"),
     ],
 )
@@ -78,12 +79,19 @@ def test_unknown_choices_are_refused_with_the_known_ones(monkeypatch, capsys):
 
 def test_missing_data_is_an_error_that_leaves_nothing(monkeypatch, tmp_path, capsys):
     def missing(name, data_dir):
-        raise data.DataError("CIFAR-10 is not in DIR")
+        raise DataError("CIFAR-10 is not in DIR")
 
     monkeypatch.setattr(data, "load", missing)
     assert _main(monkeypatch, "--out", tmp_path / "out") == 1
     assert "error: CIFAR-10 is not in DIR" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_unwritable_out_is_refused_before_data_is_read(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(data, "load", lambda *_: pytest.fail("data was read"))
+    (tmp_path / "file").write_text("mine")
+    assert _main(monkeypatch, "--out", tmp_path / "file" / "below") == 2
+    assert "--out must be a directory" in capsys.readouterr().err
 
 
 def test_interrupted_by_ctrl_c_keeps_and_reports_what_was_finished(tmp_path):

@@ -52,6 +52,10 @@ def test_defaults():
         ({"schedule_steps": 0}, "--schedule-steps must be >= 1, got 0"),
         ({"warmup_proportion": 1.0}, r"--warmup-proportion must be in \[0, 1\)"),
         ({"end_value": -1.0}, "--end-value must be >= 0, got -1.0"),
+        (
+            {"schedules": ("warmup-linear-decay",), "learning_rates": (0.1, 1e-6)},
+            "--end-value must be at most 1e-06, the lowest of --learning-rates, got",
+        ),
     ],
 )
 def test_bad_flags_are_refused_by_name(fields, message):
@@ -61,7 +65,7 @@ def test_bad_flags_are_refused_by_name(fields, message):
 
 def test_a_b2_that_radam_refuses_is_refused_before_any_data_is_read(tmp_path):
     config = Config(dataset="cifar10", b2=0.5, out=tmp_path / "out")
-    with pytest.raises(ValueError, match=r"`b2` must be in \(0.666667, 1\)"):
+    with pytest.raises(ValueError, match=r"`b2` must be in \(0.666666667, 1\)"):
         experiment.check(config, config.arms)
     adam = Config(optimizers=("adam",), b2=0.5, out=tmp_path / "out")
     experiment.check(adam, adam.arms)

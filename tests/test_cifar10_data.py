@@ -9,6 +9,7 @@ import requests
 import tensorflow_datasets as tfds
 
 from experiments.cifar10 import data, tfds_cifar10
+from experiments.cifar10.config import DataError
 
 PER_FILE = 12
 TRAIN_FILES = [f"data_batch_{index}.bin" for index in range(1, 6)]
@@ -105,14 +106,18 @@ def test_prepared_without_tensorflow_and_read_back_exactly(binary_files, prepare
     assert "stored as PNG" in loaded.description
 
 
-def test_second_load_reads_what_the_first_prepared(prepared):
+def test_what_is_prepared_is_read_and_not_prepared_again(prepared, monkeypatch):
     first = data.load("cifar10", prepared)
-    second = data.load("cifar10", prepared)  # `no_network` would not matter here
-    assert first.checksum == second.checksum
+    monkeypatch.setattr(
+        tfds_cifar10.Cifar10,
+        "download_and_prepare",
+        lambda *_, **__: pytest.fail("it was prepared again"),
+    )
+    assert data.load("cifar10", prepared).checksum == first.checksum
 
 
 def test_neither_network_nor_data_says_where_it_looked_and_what_to_run(tmp_path):
-    with pytest.raises(data.DataError) as raised:
+    with pytest.raises(DataError) as raised:
         data.load("cifar10", tmp_path / "nothing")
     message = str(raised.value)
     assert str(tmp_path / "nothing") in message
@@ -122,7 +127,7 @@ def test_neither_network_nor_data_says_where_it_looked_and_what_to_run(tmp_path)
 
 def test_default_directory_is_that_of_tfds(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
-    with pytest.raises(data.DataError, match="elsewhere"):
+    with pytest.raises(DataError, match="elsewhere"):
         data.load("cifar10", None)
 
 
@@ -134,7 +139,7 @@ def test_truncated_download_is_named_and_leaves_nothing_prepared(
     path = damaged / "cifar-10-batches-bin" / "data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-100])
     download(damaged)
-    with pytest.raises(data.DataError, match=r"data_batch_3.bin is damaged"):
+    with pytest.raises(DataError, match=r"data_batch_3.bin is damaged"):
         data.load("cifar10", tmp_path / "tfds")
     assert not list((tmp_path / "tfds").rglob("dataset_info.json"))
 
@@ -142,7 +147,7 @@ def test_truncated_download_is_named_and_leaves_nothing_prepared(
 def test_damaged_records_are_named(prepared):
     (path,) = prepared.rglob("cifar10-test.array_record*")
     path.write_bytes(b"\0" * path.stat().st_size)
-    with pytest.raises(data.DataError, match=r"cannot be read.*--data-dir DIR"):
+    with pytest.raises(DataError, match=r"cannot be read.*--data-dir DIR"):
         data.load("cifar10", prepared)
 
 
@@ -150,7 +155,7 @@ def test_tfrecord_is_refused_with_the_way_out(prepared):
     (path,) = prepared.rglob("dataset_info.json")
     info = json.loads(path.read_text())
     path.write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
-    with pytest.raises(data.DataError, match=r"not stored as array_record.*--data-dir"):
+    with pytest.raises(DataError, match=r"not stored as array_record.*--data-dir"):
         data.load("cifar10", prepared)
 
 

@@ -50,6 +50,15 @@ def test_zero_gradients_without_eps_give_zeros():
     np.testing.assert_array_equal(updates, 0)
 
 
+def test_nan_and_overflow_are_not_hidden_by_a_small_denominator():
+    """NaN must come out, for `optax.apply_if_finite` to see."""
+    transform = optax_radam.scale_by_moments(b2=0.9, threshold=None)
+    state = transform.init(jnp.zeros(2))
+    state = state._replace(nu=jnp.array([jnp.nan, 1.0]))
+    updates, _ = transform.update(jnp.ones(2), state)
+    np.testing.assert_array_equal(jnp.isnan(updates), [True, False])
+
+
 def test_nan_gradients_pass_and_apply_if_finite_stops_them():
     transform = optax_radam.scale_by_moments()
     nan = jnp.full(2, jnp.nan)
@@ -88,8 +97,11 @@ def test_count_saturates():
 def test_different_trees_are_refused():
     transform = optax_radam.scale_by_moments()
     state = transform.init({"w": jnp.ones(2)})
-    with pytest.raises(ValueError, match="'b'"):
+    with pytest.raises(ValueError, match=r"`updates` must have the structure.*'b'"):
         transform.update({"w": jnp.ones(2), "b": jnp.ones(1)}, state)
+    state = transform.init({"w": None})
+    with pytest.raises(ValueError, match=r"`updates` must have .* where it got None"):
+        transform.update({"w": jnp.ones(2)}, state)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +113,7 @@ def test_different_trees_are_refused():
         (
             {"b2": 0.5},
             ValueError,
-            r"`b2` must be in \(0.666667, 1\) for threshold 5.0, got 0.5",
+            r"`b2` must be in \(0.666666667, 1\) for threshold 5.0, got 0.5",
         ),
         (
             {"b2": 0.6, "threshold": 4.0},
@@ -113,7 +125,7 @@ def test_different_trees_are_refused():
         ({"eps": np.inf}, ValueError, "`eps` must be a finite number >= 0, got inf"),
         ({"eps_root": "0"}, TypeError, "`eps_root` must be a finite .*, got '0'"),
         ({"threshold": 3.9}, ValueError, "`threshold` must be a .* >= 4, got 3.9"),
-        ({"threshold": 1j}, TypeError, "`threshold` must be .*complex"),
+        ({"threshold": 1j}, TypeError, r"`threshold` must be .* got 1j .* complex"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

@@ -115,6 +115,39 @@ def test_params_are_needed_only_for_a_decay():
         optimizer.update(gradients, state, gradients)
 
 
+def test_injected_decays_need_params_unless_static():
+    gradients = jnp.ones(2)
+    injected = optax.inject_hyperparams(optax_radam.radam)(learning_rate=0.1)
+    with pytest.raises(ValueError, match="params"):
+        injected.update(gradients, injected.init(gradients))
+    make = optax.inject_hyperparams(optax_radam.radam, static_args=("weight_decay",))
+    injected = make(learning_rate=0.1)
+    injected.update(gradients, injected.init(gradients))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["learning_rate", "b1", "b2", "eps", "start"])
+def test_gradients_through_training_match_finite_differences(name):
+    """Through 8 steps, across the one where rectification begins."""
+    settings = {"learning_rate": 0.05, "b1": 0.8, "b2": 0.99, "eps": 0.1, "start": 2.0}
+
+    def final_loss(value):
+        arguments = settings | {name: value}
+        params = arguments.pop("start") * jnp.array([1.0, -0.5, 0.0])
+        optimizer = optax_radam.radam(**arguments)
+        state = optimizer.init(params)
+        for _ in range(8):
+            updates, state = optimizer.update(2 * params, state)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params**2)
+
+    value, h = settings[name], 1e-6 * settings[name]
+    difference = (final_loss(value + h) - final_loss(value - h)) / (2 * h)
+    gradient = jax.grad(final_loss)(jnp.float64(value))
+    assert abs(gradient) > 1e-6
+    np.testing.assert_allclose(gradient, difference, rtol=1e-5)
+
+
 def test_state_does_not_depend_on_the_values_of_numbers():
     def structure(**settings):
         state = optax_radam.radam(**settings).init(jnp.ones(2))
@@ -163,7 +196,7 @@ def test_reports_of_the_state():
         ),
         ({"threshold": None}, TypeError, "`threshold` must be .* >= 4, got None"),
         ({"b1": 1}, ValueError, r"`b1` must be a number in \[0, 1\), got 1"),
-        ({"b2": 2 / 3}, ValueError, r"`b2` must be in \(0.666667, 1\)"),
+        ({"b2": 2 / 3}, ValueError, r"`b2` must be in \(0.666666667, 1\)"),
     ],
 )
 def test_bad_arguments(settings, error, message):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -29,6 +30,15 @@ def test_silence_is_zero_even_of_infinite_updates(bad):
     transform = optax_radam.scale_by_rectification(B2)
     updates, _ = transform.update(jnp.full(2, bad), transform.init(jnp.zeros(2)))
     np.testing.assert_array_equal(updates, 0)
+
+
+@pytest.mark.parametrize("before", [0.0, 0.5])
+def test_gradient_to_the_factor_before(before):
+    def update(before):
+        transform = optax_radam.scale_by_rectification(B2, before=before)
+        return transform.update(jnp.float32(2.0), transform.init(jnp.zeros([])))[0]
+
+    assert jax.grad(update)(before) == 2.0
 
 
 def test_16_bit_updates_are_multiplied_in_float32():
@@ -68,7 +78,7 @@ def test_rectify_is_the_factor_times_the_inner_update(inner):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"b2": 0.5}, ValueError, r"`b2` must be in \(0.666667, 1\).*got 0.5"),
+        ({"b2": 0.5}, ValueError, r"`b2` must be in \(0.666666667, 1\).*got 0.5"),
         ({"b2": 0.9, "threshold": 3}, ValueError, "`threshold` must be .*got 3"),
         ({"b2": 0.9, "before": np.nan}, ValueError, "`before` must be .* got nan"),
         ({"b2": 0.9, "before": "1"}, TypeError, "`before` must be .* got '1'"),

@@ -79,6 +79,14 @@ def test_b2_too_small_to_rectify_is_exact_and_never_nan(b2, make):
     np.testing.assert_array_equal(optax_radam.rectification(STEPS, make(b2)), 0)
 
 
+def test_b2_just_large_enough_to_rectify():
+    """rho_inf is 4.01 here; its distance to 4 must not be a float32 difference."""
+    expected = oracles.rectification(10**4, 0.601)
+    actual = optax_radam.rectification(10**4, 0.601)
+    assert oracles.relative_error(actual, expected) < 5e-5
+    assert optax_radam.rectification(10**4, 0.601) <= 1
+
+
 @pytest.mark.parametrize("b2", [0.0, 0.5, 0.9, 0.999, 0.999999])
 def test_sma_length_limit(b2):
     error = oracles.relative_error(
@@ -143,7 +151,7 @@ def test_shape_and_dtype(function, shape, dtype):
         (5, float("nan"), ValueError, r"`b2` must be a number in \[0, 1\), got nan"),
         (5, "0.9", TypeError, r"`b2` must be a number in \[0, 1\), got '0.9'"),
         (5, True, TypeError, r"`b2` must be a number in \[0, 1\), got True"),
-        (5, np.ones(2), TypeError, r"`b2` must be .* array of shape \(2,\) and dtype"),
+        (5, np.ones(2), TypeError, r"`b2` must be .* of shape \(2,\) and dtype"),
         (0, 0.9, ValueError, r"`step` must be a finite number >= 1, got 0"),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import tyro
 
-from experiments.cifar10.config import Arm, Config
+from experiments.cifar10.config import Arm, Config, ConfigError, DataError
 
 
 def main() -> int:
@@ -26,17 +26,16 @@ def run(
     Returns:
       The exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on Ctrl-C.
     """
-    # Imported here so that --help and wrong flags need not wait for JAX.
-    from experiments.cifar10 import data, experiment, records
+    try:
+        # Imported here so that --help and wrong flags need not wait for JAX.
+        from experiments.cifar10 import experiment, records
 
-    arms = config.arms if arms is None else arms
-    try:
+        arms = config.arms if arms is None else arms
         experiment.check(config, arms)
-    except ValueError as error:
-        return _fail(error, status=2)
-    try:
         experiment.run_experiment(config, arms, command or records.command_line(config))
-    except (data.DataError, OSError) as error:
+    except ConfigError as error:
+        return _fail(error, status=2)
+    except (DataError, OSError) as error:
         return _fail(error, status=1)
     except KeyboardInterrupt:
         return _fail("interrupted; the epochs finished before are kept", status=130)

@@ -14,6 +14,14 @@ DatasetName = Literal["digits", "cifar10"]
 TRAINING_IMAGES: dict[DatasetName, int] = {"digits": 1437, "cifar10": 50_000}
 
 
+class ConfigError(ValueError):
+    """A flag that cannot be used: says which, its value, and what is allowed."""
+
+
+class DataError(Exception):
+    """Data that is missing or cannot be read: says where, and what to run."""
+
+
 class Arm(NamedTuple):
     """What is compared: an optimizer under a schedule."""
 
@@ -92,6 +100,10 @@ class Config:
         proportion = self.warmup_proportion
         _check("warmup_proportion", proportion, "in [0, 1)", 0 <= proportion < 1)
         _check("end_value", self.end_value, ">= 0", 0 <= self.end_value < math.inf)
+        if "warmup-linear-decay" in self.schedules:
+            lowest = min(self.learning_rates)
+            allowed = f"at most {lowest!r}, the lowest of --learning-rates"
+            _check("end_value", self.end_value, allowed, self.end_value <= lowest)
 
     @property
     def out_dir(self) -> pathlib.Path:
@@ -124,11 +136,11 @@ def check_batch_size(batch_size: int, images: int, dataset: str) -> None:
 
 def _check(field: str, value: object, allowed: str, valid: bool) -> None:
     if not valid:
-        raise ValueError(f"{flag_name(field)} must be {allowed}, got {value!r}.")
+        raise ConfigError(f"{flag_name(field)} must be {allowed}, got {value!r}.")
 
 
 def _check_list(field: str, values: Sequence[Any]) -> None:
     _check(field, values, "a list of one entry at least", len(values) > 0)
     for value in values:
         if values.count(value) > 1:
-            raise ValueError(f"{flag_name(field)} must not repeat {value!r}.")
+            raise ConfigError(f"{flag_name(field)} must not repeat {value!r}.")

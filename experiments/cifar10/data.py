@@ -16,10 +16,6 @@ Images = npt.NDArray[np.uint8]  # (n, height, width, channels)
 Labels = npt.NDArray[np.int32]  # (n,)
 
 
-class DataError(Exception):
-    """Data that is missing or cannot be read; says where, and what to run."""
-
-
 class Dataset(NamedTuple):
     """Images and labels on the host, in the order in which they are stored."""
 
@@ -81,12 +77,9 @@ def _load_digits() -> Dataset:
 
 
 def _load_cifar10(data_dir: pathlib.Path | None) -> Dataset:
-    try:
-        builder = tfds_cifar10.prepared_builder(data_dir)
-        train = tfds_cifar10.read_split(builder, "train")
-        test = tfds_cifar10.read_split(builder, "test")
-    except tfds_cifar10.NotAvailableError as error:
-        raise DataError(str(error)) from error
+    builder = tfds_cifar10.prepared_builder(data_dir)
+    train = tfds_cifar10.read_split(builder, "train")
+    test = tfds_cifar10.read_split(builder, "test")
     encoding = test.encoding
     if encoding == "JPEG":
         encoding += (

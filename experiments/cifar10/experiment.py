@@ -7,7 +7,7 @@ import rich.console
 import rich.progress
 
 from experiments.cifar10 import data, optimizers, records, report
-from experiments.cifar10.config import Arm, Config
+from experiments.cifar10.config import Arm, Config, ConfigError
 from experiments.cifar10.training import Progress, Trainer
 
 
@@ -15,10 +15,15 @@ def check(config: Config, arms: Sequence[Arm]) -> None:
     """Refuses what cannot be run, before any data is read.
 
     Raises:
-      ValueError: if a setting is outside an optimizer's range, or `--out` is taken.
+      ConfigError: if `--b2` is outside an optimizer's range, or `--out` is taken.
     """
-    for arm in arms:  # for the checks of the constructors
-        optimizers.make_optimizer(arm, config.learning_rates[0], config, run_steps=1)
+    for arm in arms:
+        try:
+            optimizers.make_optimizer(arm, config.learning_rates[0], config, 1)
+        except ValueError as error:
+            raise ConfigError(
+                f"--b2 cannot be used with {arm.name}: {error}"
+            ) from error
     records.check_out_dir(config.out_dir, config.overwrite)
 
 

