@@ -2,6 +2,8 @@ import chex
 import jax
 import pytest
 
+collect_ignore = ["golden"]  # scripts, which need PyTorch
+
 
 @pytest.fixture(autouse=True)
 def fresh_trace_counts():
