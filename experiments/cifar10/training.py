@@ -152,7 +152,7 @@ class Trainer:
         optimizer = self._optimizer(run.arm, run.learning_rate)
         return TrainState(
             params=params,
-            opt_state=jax.jit(optimizer.init)(params),
+            opt_state=optimizer.init(params),
             step=jnp.zeros([], jnp.int32),
             loss_sum=jnp.zeros([], jnp.float32),
             correct=jnp.zeros([], jnp.int32),
