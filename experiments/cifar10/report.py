@@ -40,12 +40,12 @@ def summary_table(experiment: Experiment) -> rich.table.Table:
     table = rich.table.Table(
         title=f"{experiment.config.dataset}, last epochs",
         box=rich.box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         show_edge=False,
     )
     for column in ("optimizer", "schedule"):
         table.add_column(column)
-    for column in ("rate", "seed", "epoch", "train acc.", "test loss", "test acc."):
+    for column in ("rate", "seed", "epoch", "train acc", "test loss", "test acc"):
         table.add_column(column, justify="right")
     for run, metrics in experiment.final_rows():
         table.add_row(
