@@ -13,12 +13,14 @@ from optax_radam._schedules import (
     warmup_linear_decay_schedule,
 )
 from optax_radam._sma import rectification, sma_length, sma_length_limit
+from optax_radam._state_conversion import from_optax_state, to_optax_state
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ScaleByMomentsState",
     "ScaleByRectificationState",
+    "from_optax_state",
     "radam",
     "rectification",
     "rectification_schedule",
@@ -27,6 +29,7 @@ __all__ = [
     "scale_by_rectification",
     "sma_length",
     "sma_length_limit",
+    "to_optax_state",
     "untuned_linear_warmup_schedule",
     "warmup_linear_decay_schedule",
 ]

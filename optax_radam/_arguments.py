@@ -102,6 +102,73 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def _static(name: str) -> str:
+    """What to do about an argument that `optax.inject_hyperparams` made a number."""
+    return (
+        f"Under `optax.inject_hyperparams`, name it: `static_args=({name!r},)`, or it "
+        "is taken for a schedule or a number."
+    )
+
+
+_WRONG_MASK = (
+    "`mask{}` is {!r}; `mask` must be None, a tree of booleans (True where weights "
+    "decay), or a function from the parameters to such a tree. {}"
+)
+
+
+def check_moment_dtype(name: str, value: Any, *, bits: int) -> None:
+    """Refuses what is no real floating dtype of at least so many bits, or None."""
+    if value is None:
+        return
+    allowed = f"None or a real floating dtype of at least {bits} bits"
+    try:
+        if isinstance(value, _NUMBERS):  # arrays would pass for their own dtype
+            raise TypeError
+        dtype = jnp.dtype(value)
+    except TypeError:
+        message = f"`{name}` must be {allowed}, got {value!r}. {_static(name)}"
+        raise TypeError(message) from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`{name}` must be {allowed}, got {dtype}. Complex leaves get the complex "
+            "dtype of the real one that is asked for."
+        )
+    if 8 * dtype.itemsize < bits:
+        raise ValueError(
+            f"`{name}` must be {allowed}, got {dtype}: an average of fewer bits stops "
+            "moving, as a second moment of 16 does at b2 = 0.999."
+        )
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"`{name}` is {dtype}, which needs `jax_enable_x64`.")
+
+
+def check_mask(mask: Any) -> None:
+    """Refuses what is neither None, a function, nor a tree with boolean leaves."""
+    if mask is None or callable(mask):
+        return
+    # A bare boolean is more likely a mistake, or made from a mask by Optax, than the
+    # tree of parameters that are one leaf.
+    bare = isinstance(mask, _NUMBERS)
+    check_boolean_leaves(None if bare else mask)
+    if bare:
+        raise TypeError(_WRONG_MASK.format("", mask, _static("mask")))
+
+
+def check_boolean_leaves(mask: Any) -> None:
+    """Refuses a mask with leaves that are not scalar booleans."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+        boolean = isinstance(leaf, _NUMBERS) and jnp.result_type(leaf) == jnp.bool_
+        if not boolean or jnp.ndim(leaf):
+            where = jax.tree_util.keystr(path)
+            raise TypeError(_WRONG_MASK.format(where, leaf, _static("mask")))
+
+
 def check_inexact_leaves(name: str, tree: optax.Params) -> None:
     """Refuses integer and boolean leaves, naming the first one by its path."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -16,10 +16,23 @@ def promote(*dtypes: DTypeLike) -> DTypeLike:
         return functools.reduce(jnp.promote_types, dtypes)
 
 
-def second_moment_dtype(dtype: DTypeLike) -> DTypeLike:
-    """Real, and float32 at least.
+def first_moment_dtype(dtype: DTypeLike, requested: DTypeLike | None) -> DTypeLike:
+    """The leaf's own, or the one requested: for complex leaves its complex kin."""
+    if requested is None:
+        return jnp.dtype(dtype)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return promote(requested, jnp.complex64)
+    return jnp.dtype(requested)
+
+
+def second_moment_dtype(
+    dtype: DTypeLike, requested: DTypeLike | None = None
+) -> DTypeLike:
+    """Real, and float32 at least unless requested otherwise.
 
     A 16-bit nu stops decaying at b2 = 0.999: 0.1% of it is less than half a unit in
     its last place.
     """
+    if requested is not None:
+        return jnp.dtype(requested)
     return promote(jnp.zeros([], dtype).real.dtype, jnp.float32)

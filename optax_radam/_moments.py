@@ -21,6 +21,8 @@ class ScaleByMomentsState(NamedTuple):
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in Optax
     mu: optax.Updates  # like the parameters, in their dtypes: mean of g
     nu: optax.Updates  # like the parameters, real, float32 at least: mean of |g|^2
+    # AMSGrad alone, like nu: the largest nu so far, not corrected for bias
+    nu_max: optax.Updates | None = None
 
 
 class _StepScalars(NamedTuple):
@@ -30,7 +32,9 @@ class _StepScalars(NamedTuple):
     one_minus_b1: ArrayLike
     b2: ArrayLike
     one_minus_b2: ArrayLike
-    mu_correction: ArrayLike  # 1 / (1 - b1^t)
+    # m_hat is a sum of these: 1 / (1 - b1^t) and None, but for Nesterov.
+    of_mu: ArrayLike
+    of_gradient: ArrayLike | None
     nu_correction: ArrayLike  # 1 / (1 - b2^t)
     eps: ArrayLike
     eps_root: ArrayLike
@@ -44,9 +48,13 @@ _OTHER_STRUCTURE = "`updates` must have the structure of the `params` that `init
 # update outside of `jit` runs compiled.
 @jax.jit
 def _update_leaf(
-    gradient: jax.Array, mu: jax.Array, nu: jax.Array, scalars: _StepScalars
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One leaf's (update, mu, nu)."""
+    gradient: jax.Array,
+    mu: jax.Array,
+    nu: jax.Array,
+    nu_max: jax.Array | None,
+    scalars: _StepScalars,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """One leaf's (update, mu, nu, nu_max)."""
     out_dtype = _dtypes.promote(gradient.dtype, mu.dtype)
     real_dtype = _dtypes.promote(_dtypes.second_moment_dtype(out_dtype), nu.dtype)
     dtype = _dtypes.promote(out_dtype, real_dtype)
@@ -56,17 +64,39 @@ def _update_leaf(
     square = g.real**2 + g.imag**2 if jnp.iscomplexobj(g) else g**2
     new_mu = s.b1 * mu.astype(dtype) + s.one_minus_b1 * g
     new_nu = s.b2 * nu.astype(real_dtype) + s.one_minus_b2 * square
+    second = new_nu
+    if nu_max is not None:
+        second = jnp.maximum(nu_max.astype(real_dtype), new_nu)
+        nu_max = second.astype(nu_max.dtype)
+    momentum = s.of_mu * new_mu
+    if s.of_gradient is not None:
+        momentum += s.of_gradient * g
 
     # The gradient of a square root at 0 is infinite, and 0 * inf is NaN: each `where`
     # keeps the branch that is not taken finite, forward and backward.
-    under_root = new_nu * s.nu_correction + s.eps_root
+    under_root = second * s.nu_correction + s.eps_root
     zero = under_root == 0
     root = jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, under_root)))
     denominator = root + s.eps
     # It is 0 where eps = 0 and no gradient, or none whose square is not 0, has come.
     divides = scalars.tractable & (denominator != 0)
-    update = new_mu * s.mu_correction / jnp.where(divides, denominator, 1)
-    return update.astype(out_dtype), new_mu.astype(mu.dtype), new_nu.astype(nu.dtype)
+    update = momentum / jnp.where(divides, denominator, 1)
+    return (
+        update.astype(out_dtype),
+        new_mu.astype(mu.dtype),
+        new_nu.astype(nu.dtype),
+        nu_max,
+    )
+
+
+def _momentum_coefficients(
+    step: jax.Array, b1: ArrayLike, nesterov: bool
+) -> tuple[ArrayLike, ArrayLike | None]:
+    """Of mu and of the gradient, in the bias-corrected momentum m_hat."""
+    correction = 1 / _sma.bias_correction(step, b1)
+    if not nesterov:
+        return correction, None
+    return b1 / _sma.bias_correction(step + 1.0, b1), (1 - b1) * correction
 
 
 def _flatten_with_none(tree: optax.Updates) -> tuple[list[jax.Array | None], Any]:
@@ -80,6 +110,11 @@ def scale_by_moments(
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     threshold: ArrayLike | None = 5.0,
+    *,
+    nesterov: bool = False,
+    amsgrad: bool = False,
+    mu_dtype: DTypeLike | None = None,
+    nu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Bias-corrected momentum, divided by Adam's denominator once that is tractable.
 
@@ -92,6 +127,9 @@ def scale_by_moments(
           \hat m_t & \text{otherwise}
         \end{cases}
 
+    With `nesterov`, :math:`\hat m_t = b_1 m_t / (1 - b_1^{t+1}) + (1 - b_1) g_t /
+    (1 - b_1^t)`; with `amsgrad`, :math:`\hat v_t = \max_{s \le t} v_s / (1 - b_2^t)`.
+
     This is RAdam without r_t, which `scale_by_rectification` applies: use the same
     `b2` and `threshold` in both.
 
@@ -103,19 +141,26 @@ def scale_by_moments(
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which the denominator is used, a number >= 4; None
         to use it always, which is Adam, with any `b2` in [0, 1).
+      nesterov: True for Nesterov momentum, one step ahead, in Optax's form.
+      amsgrad: True to divide by the largest second moment so far, in TensorFlow
+        Addons' form: the maximum is taken before the bias is corrected.
+      mu_dtype: dtype of the first moment, real and floating; None for each
+        parameter's own. Complex leaves get the complex dtype of that precision.
+      nu_dtype: dtype of the second moment, real, floating and of 32 bits at least;
+        None for each parameter's own, made real, and float32 for 16-bit leaves.
 
     Returns:
-      An `optax.GradientTransformation`. Its state is a `ScaleByMomentsState`. Updates
-      have the gradients' structure and shapes, in the dtype that gradient and `mu`
-      promote to; `mu` has the parameters' dtypes, `nu` is real and at least float32.
-      `None` in the place of a gradient passes through. Squares of gradients above
-      1.8e19 overflow float32: clip such gradients before.
+      An `optax.GradientTransformation`. Its state is a `ScaleByMomentsState`, whose
+      `nu_max` is None without `amsgrad`. Updates have the gradients' structure and
+      shapes, in the dtype that gradient and `mu` promote to. `None` in the place of a
+      gradient passes through. Squares of gradients above 1.8e19 overflow float32, and
+      the leaf stands still from then on: clip such gradients before.
 
     Raises:
-      TypeError: if an argument is not a scalar number; from `init` and `update`, if a
+      TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
         leaf is an integer or a boolean.
-      ValueError: if an argument is outside its range; from `update`, if the trees of
-        gradients and state differ.
+      ValueError: if an argument is outside its range, a `nu_dtype` of 16 bits
+        included; from `update`, if the trees of gradients and state differ.
 
     Examples:
       >>> import jax.numpy as jnp, optax, optax_radam
@@ -129,7 +174,9 @@ def scale_by_moments(
 
     References:
       Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265); epsilon placed
-      as in Kingma and Ba 2015, Algorithm 1 (https://arxiv.org/abs/1412.6980).
+      as in Kingma and Ba 2015, Algorithm 1 (https://arxiv.org/abs/1412.6980);
+      AMSGrad: Reddi et al. 2018 (https://arxiv.org/abs/1904.09237); Nesterov momentum:
+      Dozat 2016, as `optax.scale_by_radam` has it.
     """
     _arguments.check_decay_rate("b1", b1)
     _arguments.check_decay_rate("b2", b2)
@@ -137,20 +184,28 @@ def scale_by_moments(
     _arguments.check_non_negative("eps_root", eps_root)
     if threshold is not None:
         _arguments.check_threshold(threshold, b2)
+    _arguments.check_flag("nesterov", nesterov)
+    _arguments.check_flag("amsgrad", amsgrad)
+    _arguments.check_moment_dtype("mu_dtype", mu_dtype, bits=16)
+    _arguments.check_moment_dtype("nu_dtype", nu_dtype, bits=32)
 
     def init_fn(params: optax.Params) -> ScaleByMomentsState:
         _arguments.check_inexact_leaves("params", params)
 
-        def zeros(dtype_of: Callable[[DTypeLike], DTypeLike]) -> optax.Updates:
-            # With a dtype, so that weakly typed parameters do not cause a retrace.
-            return jax.tree.map(
-                lambda p: jnp.zeros_like(p, dtype_of(jnp.result_type(p))), params
-            )
+        # With a dtype, so that weakly typed parameters do not cause a retrace.
+        def first(p: jax.Array) -> jax.Array:
+            dtype = _dtypes.first_moment_dtype(jnp.result_type(p), mu_dtype)
+            return jnp.zeros_like(p, dtype)
+
+        def second(p: jax.Array) -> jax.Array:
+            dtype = _dtypes.second_moment_dtype(jnp.result_type(p), nu_dtype)
+            return jnp.zeros_like(p, dtype)
 
         return ScaleByMomentsState(
             count=jnp.zeros([], jnp.int32),
-            mu=zeros(jnp.dtype),
-            nu=zeros(_dtypes.second_moment_dtype),
+            mu=jax.tree.map(first, params),
+            nu=jax.tree.map(second, params),
+            nu_max=jax.tree.map(second, params) if amsgrad else None,
         )
 
     def update_fn(
@@ -160,13 +215,21 @@ def scale_by_moments(
     ) -> tuple[optax.Updates, ScaleByMomentsState]:
         del params
         _arguments.check_inexact_leaves("updates", updates)
+        if amsgrad != (state.nu_max is not None):
+            raise ValueError(
+                f"`amsgrad` is {amsgrad}, but the state was made with {not amsgrad}. To "
+                "change it during a run, replace `nu_max` in the state: with a copy of "
+                "its `nu` to turn it on, with None to turn it off."
+            )
         step = optax.safe_increment(state.count)
+        of_mu, of_gradient = _momentum_coefficients(step, b1, nesterov)
         scalars = _StepScalars(
             b1=b1,
             one_minus_b1=1 - b1,
             b2=b2,
             one_minus_b2=1 - b2,
-            mu_correction=1 / _sma.bias_correction(step, b1),
+            of_mu=of_mu,
+            of_gradient=of_gradient,
             nu_correction=1 / _sma.bias_correction(step, b2),
             eps=eps,
             eps_root=eps_root,
@@ -175,6 +238,9 @@ def scale_by_moments(
         gradients, treedef = _flatten_with_none(updates)
         try:
             mu, nu = treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu)
+            nu_max = (
+                treedef.flatten_up_to(state.nu_max) if amsgrad else [None] * len(mu)
+            )
         except ValueError as error:
             raise ValueError(f"{_OTHER_STRUCTURE}: {error}") from error
         if any(m is None and g is not None for g, m in zip(gradients, mu, strict=True)):
@@ -182,12 +248,14 @@ def scale_by_moments(
                 f"{_OTHER_STRUCTURE}: a gradient stands where it got None."
             )
         results = [
-            (None, m, n) if g is None else _update_leaf(g, m, n, scalars)
-            for g, m, n in zip(gradients, mu, nu, strict=True)
+            (None, *moments) if g is None else _update_leaf(g, *moments, scalars)
+            for g, *moments in zip(gradients, mu, nu, nu_max, strict=True)
         ]
-        new_updates, mu, nu = (
-            treedef.unflatten([result[i] for result in results]) for i in range(3)
+        new_updates, mu, nu, nu_max = (
+            treedef.unflatten([result[i] for result in results]) for i in range(4)
         )
-        return new_updates, ScaleByMomentsState(count=step, mu=mu, nu=nu)
+        return new_updates, ScaleByMomentsState(
+            count=step, mu=mu, nu=nu, nu_max=nu_max if amsgrad else None
+        )
 
     return optax.GradientTransformation(init_fn, update_fn)

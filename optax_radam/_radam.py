@@ -1,38 +1,14 @@
 """Rectified Adam: a chain of this package's two stages and two of Optax's own."""
 
-import numbers
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import optax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from optax_radam import _arguments, _moments, _rectify
+from optax_radam import _arguments, _moments, _rectify, _weight_decay
 
 _FACTOR_BEFORE = {"momentum": 1.0, "skip": 0.0}
-
-
-def _add_decayed_weights(
-    weight_decay: optax.ScalarOrSchedule,
-) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights`, asking for params only where there is a decay.
-
-    A decay that arrives as an array is never taken for absent, so that the state does
-    not depend on a number's value.
-    """
-    decay = optax.add_decayed_weights(weight_decay)
-    absent = isinstance(weight_decay, numbers.Real) and weight_decay == 0
-
-    def update_fn(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: optax.Params | None = None,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        if absent:
-            return updates, state
-        updates, state = decay.update(updates, state, params)
-        return updates, state
-
-    return optax.GradientTransformation(decay.init, update_fn)
 
 
 def radam(
@@ -43,10 +19,20 @@ def radam(
     eps_root: ArrayLike = 0.0,
     threshold: ArrayLike = 5.0,
     *,
+    nesterov: bool = False,
+    amsgrad: bool = False,
     fallback: Literal["momentum", "skip"] = "momentum",
     weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: Any | Callable[[optax.Params], Any] | None = None,
+    mu_dtype: DTypeLike | None = None,
+    nu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rectified Adam (RAdam), the paper's Algorithm 2 as a chain.
+
+    Choose `fallback="skip"` unless you need to repeat the first steps of `optax.radam`
+    or PyTorch: before the threshold, that is in the first five steps at the defaults,
+    the gradient's scale is not divided out. "momentum" takes these steps raw, and on
+    unscaled features they blow up (`examples/unscaled_features.py`); "skip" waits.
 
     For step t = 1, 2, ... with gradient :math:`g_t`, learning rate :math:`\alpha_t`
     and decay :math:`\lambda`:
@@ -64,11 +50,8 @@ def radam(
         \end{cases} \\
         \theta_t &= \theta_{t-1} - \alpha_t (u_t + \lambda \theta_{t-1})
 
-    with :math:`r_t` as in `rectification`. Before the threshold (the first five steps
-    at the defaults) the gradient's scale is not divided out: "momentum" takes raw
-    steps, which can blow up where gradients are large, and "skip" waits. Prefer
-    "skip" unless you need the first steps of `optax.radam` and PyTorch, which
-    "momentum" repeats.
+    with :math:`r_t` as in `rectification`; `nesterov` and `amsgrad` replace
+    :math:`m_t` and :math:`v_t` as in `scale_by_moments`.
 
     Args:
       learning_rate: a finite number >= 0, or a schedule from the count of updates.
@@ -78,33 +61,45 @@ def radam(
       eps: added to the denominator, beside the square root; a finite number >= 0.
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which steps are adaptive, a number >= 4.
+      nesterov: True for Nesterov momentum, one step ahead, in Optax's form.
+      amsgrad: True to divide by the largest second moment so far.
       fallback: what to do before: "momentum", Algorithm 2; or "skip", no step along
         the gradient, as the authors' code with `degenerated_to_sgd=False` (but the
         decay goes on, where that code decays only in steps that it takes).
       weight_decay: decoupled decay, multiplied by the learning rate but not by r_t: a
         finite number >= 0, or a schedule from the count of updates. For L2 instead,
         put `optax.add_decayed_weights` before this in a chain.
+      mask: which parameters decay: a tree of booleans, a prefix of the parameters'
+        tree, or a function from the parameters to such a tree; None for all.
+      mu_dtype: dtype of the first moment, real and floating; None for each
+        parameter's own. Complex leaves get the complex dtype of that precision.
+      nu_dtype: dtype of the second moment, real, floating and of 32 bits at least;
+        None for each parameter's own, made real, and float32 for 16-bit leaves.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Updates have the gradients' structure
-      and shapes, in the dtype that gradient and parameter promote to. Its `update`
-      needs `params` only if there is a `weight_decay`; under
-      `optax.inject_hyperparams`, where 0 too arrives as an array, always, unless
-      `static_args=("weight_decay",)`. It is this chain, bit for bit (`before=0.0` for
-      "skip")::
+      and shapes, in the dtype that gradient, `mu` and an array `learning_rate` promote
+      to. Its `update` needs `params` only if there is a `weight_decay`. It is this
+      chain, bit for bit (`before=0.0` for "skip")::
 
         optax.chain(
             scale_by_moments(b1, b2, eps, eps_root, threshold),
             scale_by_rectification(b2, threshold, before=1.0),
-            optax.add_decayed_weights(weight_decay),
+            optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
 
+      Under `optax.inject_hyperparams`, a `weight_decay` of 0 arrives as an array and
+      asks for `params`, and a dtype or a function for `mask` is taken for a schedule:
+      name those that you use in its `static_args`. Where parameters have 16 bits, add
+      `hyperparam_dtype=jnp.float32`, or b2 = 0.999 is rounded to 1 and refused.
+
     Raises:
       TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
-        leaf is an integer or a boolean.
-      ValueError: if an argument is outside its range; from `update`, if the trees of
-        gradients and state differ, or if `params` is missing and there is a decay.
+        leaf is an integer or a boolean, or a mask has leaves that are not booleans.
+      ValueError: if an argument is outside its range; from `init`, if `mask` does not
+        fit the parameters; from `update`, if the trees of gradients and state differ,
+        or if `params` is missing and there is a decay.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, optax_radam
@@ -125,11 +120,21 @@ def radam(
     """
     _arguments.check_number_or_schedule("learning_rate", learning_rate)
     _arguments.check_choice("fallback", fallback, _FACTOR_BEFORE)
-    _arguments.check_number_or_schedule("weight_decay", weight_decay)
+    moments = _moments.scale_by_moments(
+        b1,
+        b2,
+        eps,
+        eps_root,
+        threshold,
+        nesterov=nesterov,
+        amsgrad=amsgrad,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+    )
     before = _FACTOR_BEFORE[fallback]
     return optax.chain(
-        _moments.scale_by_moments(b1, b2, eps, eps_root, threshold),
+        moments,
         _rectify.scale_by_rectification(b2, threshold, before=before),
-        _add_decayed_weights(weight_decay),
+        _weight_decay.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -21,8 +21,8 @@ LAYERS = (
     {"_arguments", "_dtypes"},
     {"_sma"},
     {"_schedules", "_moments"},
-    {"_rectify"},
-    {"_radam"},
+    {"_rectify", "_weight_decay"},
+    {"_radam", "_state_conversion"},
     {"__init__"},
 )
 

@@ -1,0 +1,67 @@
+"""Decoupled weight decay: Optax's stage, strict about its mask."""
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from optax_radam import _arguments
+
+
+def _checked(mask: Callable[[optax.Params], Any]) -> Callable[[optax.Params], Any]:
+    """The function, its result checked as a mask given at once is."""
+
+    def checked(params: optax.Params) -> Any:
+        tree = mask(params)
+        _arguments.check_boolean_leaves(tree)
+        return tree
+
+    return checked
+
+
+def add_decayed_weights(
+    weight_decay: optax.ScalarOrSchedule,
+    mask: Any | Callable[[optax.Params], Any] | None,
+) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights`, asking for params only where there is a decay.
+
+    A decay that arrives as an array is never taken for absent, so that the state does
+    not depend on a number's value. Updates keep their dtypes.
+
+    Args:
+      weight_decay: a finite number >= 0, or a schedule from the count of updates.
+      mask: a tree of booleans, a prefix of the parameters' tree, or a function from
+        the parameters to one; None to decay all of them.
+
+    Returns:
+      An `optax.GradientTransformation`.
+    """
+    _arguments.check_number_or_schedule("weight_decay", weight_decay)
+    _arguments.check_mask(mask)
+    decay = optax.add_decayed_weights(
+        weight_decay, _checked(mask) if callable(mask) else mask
+    )
+    absent = isinstance(weight_decay, numbers.Real) and weight_decay == 0
+
+    def init_fn(params: optax.Params) -> optax.OptState:
+        try:
+            return decay.init(params)
+        except ValueError as error:  # without a mask, `init` has nothing to compare
+            raise ValueError(
+                f"`mask` must be a prefix of the tree of `params`: {error}"
+            ) from error
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        if absent:
+            return updates, state
+        decayed, state = decay.update(updates, state, params)
+        # A decay that is an array would widen 16-bit updates.
+        return jax.tree.map(lambda d, u: d.astype(u.dtype), decayed, updates), state
+
+    return optax.GradientTransformation(init_fn, update_fn)
