@@ -3,7 +3,7 @@
 Liu et al. 2020, Algorithm 2, but for r_t and the learning rate: later stages' work.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -48,13 +48,13 @@ _OTHER_STRUCTURE = "`updates` must have the structure of the `params` that `init
 # update outside of `jit` runs compiled.
 @jax.jit
 def _update_leaf(
+    scalars: _StepScalars,
     gradient: jax.Array,
     mu: jax.Array,
     nu: jax.Array,
-    nu_max: jax.Array | None,
-    scalars: _StepScalars,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """One leaf's (update, mu, nu, nu_max)."""
+    nu_max: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
+    """One leaf's update, mu, nu and, if it has one, nu_max."""
     out_dtype = _dtypes.promote(gradient.dtype, mu.dtype)
     real_dtype = _dtypes.promote(_dtypes.second_moment_dtype(out_dtype), nu.dtype)
     dtype = _dtypes.promote(out_dtype, real_dtype)
@@ -65,9 +65,10 @@ def _update_leaf(
     new_mu = s.b1 * mu.astype(dtype) + s.one_minus_b1 * g
     new_nu = s.b2 * nu.astype(real_dtype) + s.one_minus_b2 * square
     second = new_nu
+    kept = [new_mu.astype(mu.dtype), new_nu.astype(nu.dtype)]
     if nu_max is not None:
         second = jnp.maximum(nu_max.astype(real_dtype), new_nu)
-        nu_max = second.astype(nu_max.dtype)
+        kept.append(second.astype(nu_max.dtype))
     momentum = s.of_mu * new_mu
     if s.of_gradient is not None:
         momentum += s.of_gradient * g
@@ -81,12 +82,7 @@ def _update_leaf(
     # It is 0 where eps = 0 and no gradient, or none whose square is not 0, has come.
     divides = scalars.tractable & (denominator != 0)
     update = momentum / jnp.where(divides, denominator, 1)
-    return (
-        update.astype(out_dtype),
-        new_mu.astype(mu.dtype),
-        new_nu.astype(nu.dtype),
-        nu_max,
-    )
+    return update.astype(out_dtype), *kept
 
 
 def _momentum_coefficients(
@@ -99,9 +95,30 @@ def _momentum_coefficients(
     return b1 / _sma.bias_correction(step + 1.0, b1), (1 - b1) * correction
 
 
-def _flatten_with_none(tree: optax.Updates) -> tuple[list[jax.Array | None], Any]:
-    """Leaves and structure, None taken for a leaf: frozen parameters have none."""
-    return jax.tree.flatten(tree, is_leaf=lambda x: x is None)
+def _flatten_together(
+    updates: optax.Updates, moments: Sequence[optax.Updates]
+) -> tuple[Any, list[list[jax.Array | None]]]:
+    """The structure of the updates, and each leaf with its moments.
+
+    None is taken for a leaf: frozen parameters have no gradients.
+    """
+    treedef: Any  # its methods have no types
+    gradients, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    try:
+        columns = [treedef.flatten_up_to(tree) for tree in moments]
+    except ValueError as error:
+        raise ValueError(f"{_OTHER_STRUCTURE}: {error}") from error
+    rows = [list(row) for row in zip(gradients, *columns, strict=True)]
+    for gradient, mu, *_ in rows:
+        if gradient is not None and mu is None:
+            raise ValueError(f"{_OTHER_STRUCTURE}: a gradient stands where it got None")
+        if gradient is not None and jnp.shape(gradient) != jnp.shape(mu):
+            raise ValueError(
+                "`updates` must have the shapes of the `params` that `init` got: a "
+                f"gradient of shape {jnp.shape(gradient)} stands where those were of "
+                f"shape {jnp.shape(mu)}."
+            )
+    return treedef, rows
 
 
 def scale_by_moments(
@@ -217,9 +234,9 @@ def scale_by_moments(
         _arguments.check_inexact_leaves("updates", updates)
         if amsgrad != (state.nu_max is not None):
             raise ValueError(
-                f"`amsgrad` is {amsgrad}, but the state was made with {not amsgrad}. To "
-                "change it during a run, replace `nu_max` in the state: with a copy of "
-                "its `nu` to turn it on, with None to turn it off."
+                f"`amsgrad` is {amsgrad}, but the state was made with {not amsgrad}. "
+                "To change it during a run, replace `nu_max` in the state: with a copy "
+                "of its `nu` to turn it on, with None to turn it off."
             )
         step = optax.safe_increment(state.count)
         of_mu, of_gradient = _momentum_coefficients(step, b1, nesterov)
@@ -235,27 +252,16 @@ def scale_by_moments(
             eps_root=eps_root,
             tractable=threshold is None or _sma.is_tractable(step, b2, threshold),
         )
-        gradients, treedef = _flatten_with_none(updates)
-        try:
-            mu, nu = treedef.flatten_up_to(state.mu), treedef.flatten_up_to(state.nu)
-            nu_max = (
-                treedef.flatten_up_to(state.nu_max) if amsgrad else [None] * len(mu)
-            )
-        except ValueError as error:
-            raise ValueError(f"{_OTHER_STRUCTURE}: {error}") from error
-        if any(m is None and g is not None for g, m in zip(gradients, mu, strict=True)):
-            raise ValueError(
-                f"{_OTHER_STRUCTURE}: a gradient stands where it got None."
-            )
+        moments = [state.mu, state.nu] + ([state.nu_max] if amsgrad else [])
+        treedef, rows = _flatten_together(updates, moments)
         results = [
-            (None, *moments) if g is None else _update_leaf(g, *moments, scalars)
-            for g, *moments in zip(gradients, mu, nu, nu_max, strict=True)
+            (None, *kept) if g is None else _update_leaf(scalars, g, *kept)
+            for g, *kept in rows
         ]
-        new_updates, mu, nu, nu_max = (
-            treedef.unflatten([result[i] for result in results]) for i in range(4)
+        new_updates, *moments = (
+            treedef.unflatten([result[index] for result in results])
+            for index in range(1 + len(moments))
         )
-        return new_updates, ScaleByMomentsState(
-            count=step, mu=mu, nu=nu, nu_max=nu_max if amsgrad else None
-        )
+        return new_updates, ScaleByMomentsState(step, *moments)
 
     return optax.GradientTransformation(init_fn, update_fn)

@@ -142,9 +142,9 @@ def to_optax_state(state: optax.OptState) -> optax.OptState:
     Returns:
       The same tree with the states that `optax.radam` has, in which the second moment
       has the dtype of the first. A decay that is a number leaves no state, and is
-      dropped: `optax.radam` has none. One that has a state (a mask, a schedule) is kept,
-      as in `optax.chain(optax.scale_by_radam(), optax.add_decayed_weights(decay, mask),
-      optax.scale_by_learning_rate(rate))`.
+      dropped: `optax.radam` has none. One that has a state (a mask, a schedule) is
+      kept, as in `optax.chain(optax.scale_by_radam(), optax.add_decayed_weights(decay,
+      mask), optax.scale_by_learning_rate(rate))`.
 
     Raises:
       ValueError: if there is no state of `radam` in `state`, if the one that is there
@@ -167,7 +167,8 @@ def to_optax_state(state: optax.OptState) -> optax.OptState:
 
     def convert(stages: _Stages) -> _Stages:
         converted: list[Any] = []
-        for index, stage in enumerate(stages):
+        remaining = iter(stages)
+        for stage in remaining:
             if not isinstance(stage, _moments.ScaleByMomentsState):
                 converted.append(stage)
                 continue
@@ -176,19 +177,14 @@ def to_optax_state(state: optax.OptState) -> optax.OptState:
                     "`state` has AMSGrad's `nu_max`, which `optax.radam` cannot "
                     "continue; to go on without, replace `nu_max` by None in it."
                 )
-            following = stages[index + 1 : index + 2]
-            if not _is_chain_with(following, _rectify.ScaleByRectificationState):
+            following = next(remaining, None)
+            if not isinstance(following, _rectify.ScaleByRectificationState):
                 raise ValueError(
                     "`state` must have a ScaleByRectificationState after each "
-                    f"ScaleByMomentsState, got {following or 'nothing'}."
+                    f"ScaleByMomentsState, got {following!r}."
                 )
             nu = jax.tree.map(lambda n, m: n.astype(m.dtype), stage.nu, stage.mu)
             converted.append(optax.ScaleByAdamState(stage.count, stage.mu, nu))
-        converted = [
-            stage
-            for stage in converted
-            if not isinstance(stage, _rectify.ScaleByRectificationState)
-        ]
         match converted:
             case [optax.ScaleByAdamState(), optax.EmptyState(), rate] if isinstance(
                 rate, _LEARNING_RATE_STATES
