@@ -92,7 +92,8 @@ def _momentum_coefficients(
     correction = 1 / _sma.bias_correction(step, b1)
     if not nesterov:
         return correction, None
-    return b1 / _sma.bias_correction(step + 1.0, b1), (1 - b1) * correction
+    next_step = jnp.asarray(step, float) + 1
+    return b1 / _sma.bias_correction(next_step, b1), (1 - b1) * correction
 
 
 def _flatten_together(

@@ -46,6 +46,8 @@ def radam_trajectory(
     eps=1e-8,
     eps_root=0.0,
     threshold=5.0,
+    nesterov=False,
+    amsgrad=False,
     fallback="momentum",
     weight_decay=0.0,
     start=0.0,
@@ -54,25 +56,53 @@ def radam_trajectory(
 
     Args:
       gradients: shape (steps, n), possibly complex.
-      learning_rate: a number, or a function of the 0-based count.
+      learning_rate: a number, or a function of the 0-based count; so `weight_decay`.
     """
     dtype = np.result_type(gradients, np.float64)
     theta = np.full(gradients.shape[1:], start, dtype)
     m = np.zeros(gradients.shape[1:], dtype)
     v = np.zeros(gradients.shape[1:], np.float64)
+    v_max = v
     trajectory = []
     for count, g in enumerate(gradients.astype(dtype)):
         t = count + 1
         rate = learning_rate(count) if callable(learning_rate) else learning_rate
+        decay = weight_decay(count) if callable(weight_decay) else weight_decay
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * np.abs(g) ** 2
+        v_max = np.maximum(v_max, v)
         direction = m / (1 - b1**t)
+        if nesterov:
+            ahead = m / (1 - b1 ** (t + 1))
+            direction = b1 * ahead + (1 - b1) * g / (1 - b1**t)
         if sma_length(t, b2) >= threshold:
-            v_hat = v / (1 - b2**t)
+            v_hat = (v_max if amsgrad else v) / (1 - b2**t)
             direction = direction / (np.sqrt(v_hat + eps_root) + eps)
             direction = direction * float(rectification(t, b2))
         elif fallback == "skip":
             direction = 0 * direction
-        theta = theta - rate * (direction + weight_decay * theta)
+        theta = theta - rate * (direction + decay * theta)
+        trajectory.append(theta)
+    return np.stack(trajectory)
+
+
+def authors_trajectory(gradients, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
+    """Parameters, from 0, after each step of the authors' code, in float64.
+
+    The `RAdam` of https://github.com/LiyuanLucasLiu/RAdam without decay and with
+    `degenerated_to_sgd=False`: its step size holds both bias corrections, so that eps
+    stands beside the root of a second moment that is not corrected.
+    """
+    m = v = theta = np.zeros(gradients.shape[1:])
+    longest = 2 / (1 - b2) - 1
+    trajectory = []
+    for t, g in enumerate(gradients, start=1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+        remaining = 1 - b2**t
+        length = longest - 2 * t * b2**t / remaining
+        if length >= 5:
+            ratio = (length - 4) / (longest - 4) * (length - 2) / (longest - 2)
+            step_size = np.sqrt(remaining * ratio * longest / length) / (1 - b1**t)
+            theta = theta - learning_rate * step_size * m / (np.sqrt(v) + eps)
         trajectory.append(theta)
     return np.stack(trajectory)

@@ -1,7 +1,9 @@
-"""Trees of parameters, and gradients to feed to them."""
+"""Trees of parameters, gradients to feed to them, and what becomes of both."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 def trees():
@@ -23,3 +25,17 @@ def trees():
 def normal_gradients(steps, *shape, seed=0):
     """Standard normal float64 gradients, (steps, *shape)."""
     return np.random.default_rng(seed).standard_normal((steps, *shape))
+
+
+def trajectory(optimizer, gradients, start=0.0):
+    """Parameters after each step: a tree like the gradients, (steps, *shape)."""
+    gradients = jax.tree.map(jnp.asarray, gradients)
+    params = jax.tree.map(lambda g: jnp.full_like(g[0], start), gradients)
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), gradients)[1]

@@ -1,32 +1,62 @@
-"""Makes torch_radam.npz: `torch.optim.RAdam`'s float64 trajectory at its defaults.
+"""Makes torch_radam.npz: float64 trajectories of `torch.optim.RAdam`.
 
 Run it from anywhere: `python tests/golden/make_torch_radam.py`. The file was made with
 PyTorch 2.13.0 on CPU; tests need no PyTorch.
 """
 
 import pathlib
+import sys
 
 import numpy as np
 import torch
 
-STEPS, PARAMETERS = 300, 4
+sys.path.append(str(pathlib.Path(__file__).parent.parent))
+
+import torch_cases
 
 
-def torch_trajectory(gradients: np.ndarray) -> np.ndarray:
-    """Parameters, from 0, after each step of `torch.optim.RAdam` at its defaults."""
-    theta = torch.zeros(gradients.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.RAdam([theta])
+def torch_trajectory(case, gradients):
+    """Parameters after each step, and the moments after step `MOMENTS_AT`.
+
+    Args:
+      case: a `torch_cases.TorchCase`.
+      gradients: a tree of float64 arrays, each (steps, *shape).
+
+    Returns:
+      An array (steps, size), and arrays (size,) by the names of PyTorch's state.
+    """
+    params = [
+        torch.full(g.shape[1:], case.start, dtype=torch.float64, requires_grad=True)
+        for g in gradients.values()
+    ]
+    optimizer = torch.optim.RAdam(params, **case.torch)
     trajectory = []
-    for gradient in gradients:
-        theta.grad = torch.from_numpy(gradient.copy())
+    for step in range(1, torch_cases.STEPS + 1):
+        for param, gradient in zip(params, gradients.values(), strict=True):
+            param.grad = torch.tensor(gradient[step - 1])
         optimizer.step()
-        trajectory.append(theta.detach().numpy().copy())
-    return np.stack(trajectory)
+        trajectory.append(_flat(params))
+        if step == torch_cases.MOMENTS_AT:
+            moments = {
+                name: _flat([optimizer.state[p][name] for p in params])
+                for name in ("exp_avg", "exp_avg_sq")
+            }
+    return np.stack(trajectory), moments
+
+
+def _flat(tensors):
+    return np.concatenate([t.detach().numpy().reshape(-1) for t in tensors])
 
 
 if __name__ == "__main__":
-    gradients = np.random.default_rng(0).standard_normal((STEPS, PARAMETERS))
+    arrays = {}
+    kept = np.array(torch_cases.KEPT_STEPS) - 1
+    for name, case in torch_cases.CASES.items():
+        gradients = torch_cases.gradients(case, seed=0)
+        trajectory, moments = torch_trajectory(case, gradients)
+        arrays[name] = trajectory[kept]
+        if name == "defaults":
+            arrays["gradients"] = torch_cases.flatten(gradients)
+            arrays |= moments
     path = pathlib.Path(__file__).with_name("torch_radam.npz")
-    np.savez_compressed(
-        path, gradients=gradients, trajectory=torch_trajectory(gradients)
-    )
+    np.savez_compressed(path, **arrays)

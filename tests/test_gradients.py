@@ -1,0 +1,124 @@
+"""Gradients through training steps, across the one where rectification begins."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_radam
+
+STEPS = 20
+TRACTABLE = 6  # the first step, at b2 = 0.99
+POINT = {
+    "start": np.array([1.0, -0.5, 2.0]),
+    "learning_rate": 0.05,
+    "b1": 0.8,
+    "b2": 0.99,
+    "eps": 0.1,
+}
+VARIANTS = {
+    "momentum": {},
+    "nesterov": {"nesterov": True, "fallback": "skip"},
+    "amsgrad": {"amsgrad": True, "weight_decay": 0.1},
+}
+EVERY_STEP = np.ones(STEPS)
+KEPT = {  # factors by which the gradients of the steps are multiplied
+    "always_zero": 0 * EVERY_STEP,
+    "zero_until_tractable": 1.0 * (np.arange(1, STEPS + 1) >= TRACTABLE),
+    "zero_from_tractable": 1.0 * (np.arange(1, STEPS + 1) < TRACTABLE),
+}
+SOME_ZERO = EVERY_STEP.copy()
+SOME_ZERO[[0, TRACTABLE - 1, 11]] = 0
+
+
+def _final_loss(point, kept, variant):
+    """After training on a quartic, for as many steps as there are factors."""
+    numbers = dict(point)
+    params = jnp.asarray(numbers.pop("start"))
+    optimizer = optax_radam.radam(**numbers, **VARIANTS[variant])
+
+    def step(carry, factor):
+        params, state = carry
+        updates, state = optimizer.update(factor * (params + params**3), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = (params, optimizer.init(params))
+    (params, _), _ = jax.lax.scan(step, carry, kept)
+    return jnp.sum(params**2 * jnp.arange(1.0, 4.0))
+
+
+_loss = jax.jit(_final_loss, static_argnames="variant")
+_gradient = jax.jit(jax.grad(_final_loss), static_argnames="variant")
+
+
+def _differences(function, point, h=1e-6):
+    """Central finite differences of `function`, to every number of `point`."""
+    leaves, treedef = jax.tree.flatten(point)
+    shifts = np.eye(sum(np.size(leaf) for leaf in leaves))
+
+    def along(shift):
+        first, shifted = 0, []
+        for leaf in leaves:
+            last = first + np.size(leaf)
+            part = shift[first:last].reshape(np.shape(leaf))
+            shifted.append(np.asarray(leaf) * (1 + part))
+            first = last
+        return function(treedef.unflatten(shifted))
+
+    quotients = [(along(h * s) - along(-h * s)) / (2 * h) for s in shifts]
+    return np.array(quotients)
+
+
+def _relative(gradient):
+    """Gradients to the logarithms of the numbers, as `_differences` has them."""
+    products = jax.tree.map(lambda g, x: g * x, gradient, POINT)
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(products)])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kept", [EVERY_STEP, SOME_ZERO], ids=["all", "some_zero"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_are_those_of_finite_differences(variant, kept):
+    """To initial parameters, learning rate, b1, b2 and eps, with eps_root = 0."""
+    actual = _relative(_gradient(POINT, kept, variant))
+    assert np.abs(actual).min() > 1e-5
+    expected = _differences(lambda point: _loss(point, kept, variant), POINT)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_are_finite_where_those_of_the_steps_are_zero(variant, kept, eps):
+    """In some steps or all of them; and of one parameter always."""
+    point = POINT | {"eps": eps, "start": np.array([1.0, -0.5, 0.0])}
+    chex.assert_tree_all_finite(_gradient(point, KEPT[kept], variant))
+
+
+@pytest.mark.usefixtures("x64")
+def test_hessian_is_that_of_finite_differences():
+    def logarithmic(logs):
+        point = jax.tree.map(lambda x, log: x * jnp.exp(log), POINT, logs)
+        return _final_loss(point, EVERY_STEP[:8], "momentum")
+
+    flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(np.zeros_like, POINT))
+    hessian = jax.jit(jax.hessian(lambda x: logarithmic(unravel(x))))(flat)
+    gradient = jax.jit(jax.grad(lambda x: logarithmic(unravel(x))))
+    h = 1e-6
+    differences = [
+        (gradient(flat + h * unit) - gradient(flat - h * unit)) / (2 * h)
+        for unit in np.eye(flat.size)
+    ]
+    np.testing.assert_allclose(hessian, np.stack(differences), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_hessian_is_finite_where_a_gradient_is_zero(variant):
+    def loss(params):
+        point = POINT | {"start": params, "eps": 0.0}
+        return _final_loss(point, EVERY_STEP[:8], variant)
+
+    hessian = jax.jit(jax.hessian(loss))(jnp.array([1.0, -0.5, 0.0]))
+    chex.assert_tree_all_finite(hessian)
