@@ -1,7 +1,6 @@
 """Rectified Adam: a chain of this package's two stages and two of Optax's own."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -23,7 +22,7 @@ def radam(
     amsgrad: bool = False,
     fallback: Literal["momentum", "skip"] = "momentum",
     weight_decay: optax.ScalarOrSchedule = 0.0,
-    mask: Any | Callable[[optax.Params], Any] | None = None,
+    mask: _weight_decay.Mask = None,
     mu_dtype: DTypeLike | None = None,
     nu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:

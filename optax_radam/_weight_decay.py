@@ -9,9 +9,13 @@ import optax
 
 from optax_radam import _arguments
 
+Mask = Any | Callable[[optax.Params], Any] | None
 
-def _checked(mask: Callable[[optax.Params], Any]) -> Callable[[optax.Params], Any]:
-    """The function, its result checked as a mask given at once is."""
+
+def _checked(mask: Mask) -> Mask:
+    """A function's result is checked as a tree given at once is."""
+    if not callable(mask):
+        return mask
 
     def checked(params: optax.Params) -> Any:
         tree = mask(params)
@@ -21,14 +25,30 @@ def _checked(mask: Callable[[optax.Params], Any]) -> Callable[[optax.Params], An
     return checked
 
 
+def _without_frozen(tree: Any, updates: optax.Updates) -> Any:
+    """The tree, None in the place of what has None for an update."""
+    return jax.tree.map(
+        lambda u, x: None if u is None else x,
+        updates,
+        tree,
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _mask_of_leaves(mask: Mask, params: optax.Params) -> Any:
+    """The mask with the structure of the parameters."""
+    tree = mask(params) if callable(mask) else mask
+    return jax.tree.map(lambda m, p: jax.tree.map(lambda _: m, p), tree, params)
+
+
 def add_decayed_weights(
-    weight_decay: optax.ScalarOrSchedule,
-    mask: Any | Callable[[optax.Params], Any] | None,
+    weight_decay: optax.ScalarOrSchedule, mask: Mask
 ) -> optax.GradientTransformation:
     """`optax.add_decayed_weights`, asking for params only where there is a decay.
 
     A decay that arrives as an array is never taken for absent, so that the state does
-    not depend on a number's value. Updates keep their dtypes.
+    not depend on a number's value. Updates keep their dtypes, and those that are None
+    pass under a mask too.
 
     Args:
       weight_decay: a finite number >= 0, or a schedule from the count of updates.
@@ -40,14 +60,12 @@ def add_decayed_weights(
     """
     _arguments.check_number_or_schedule("weight_decay", weight_decay)
     _arguments.check_mask(mask)
-    decay = optax.add_decayed_weights(
-        weight_decay, _checked(mask) if callable(mask) else mask
-    )
+    mask = _checked(mask)
     absent = isinstance(weight_decay, numbers.Real) and weight_decay == 0
 
     def init_fn(params: optax.Params) -> optax.OptState:
         try:
-            return decay.init(params)
+            return optax.add_decayed_weights(weight_decay, mask).init(params)
         except ValueError as error:  # without a mask, `init` has nothing to compare
             raise ValueError(
                 f"`mask` must be a prefix of the tree of `params`: {error}"
@@ -60,6 +78,12 @@ def add_decayed_weights(
     ) -> tuple[optax.Updates, optax.OptState]:
         if absent:
             return updates, state
+        leaves = None
+        if params is not None:
+            if mask is not None:
+                leaves = _without_frozen(_mask_of_leaves(mask, params), updates)
+            params = _without_frozen(params, updates)
+        decay = optax.add_decayed_weights(weight_decay, leaves)
         decayed, state = decay.update(updates, state, params)
         # A decay that is an array would widen 16-bit updates.
         return jax.tree.map(lambda d, u: d.astype(u.dtype), decayed, updates), state

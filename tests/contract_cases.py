@@ -3,6 +3,8 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 import optax_radam
@@ -17,6 +19,7 @@ class Case(NamedTuple):
     is_optimizer: bool = False  # its updates are to be added as they are
     keeps_moments: bool = True  # of its own, in the parameters' dtypes
     all_ours: bool = True  # no stage of Optax's that is held to less
+    static: tuple[str, ...] = ()  # for `optax.inject_hyperparams`
 
     def build(self):
         return self.factory(**self.numbers)
@@ -24,8 +27,15 @@ class Case(NamedTuple):
 
 _MOMENTS = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "eps_root": 0.0, "threshold": 5.0}
 
+_VARIANT = {"nesterov": True, "amsgrad": True}
+
 CASES = [
     Case("scale_by_moments", optax_radam.scale_by_moments, _MOMENTS),
+    Case(
+        "scale_by_moments_variant",
+        functools.partial(optax_radam.scale_by_moments, **_VARIANT),
+        _MOMENTS,
+    ),
     Case(
         "scale_by_rectification",
         optax_radam.scale_by_rectification,
@@ -52,5 +62,16 @@ CASES = [
         functools.partial(optax_radam.radam, fallback="skip"),
         {"learning_rate": 0.1, **_MOMENTS},
         is_optimizer=True,
+    ),
+    Case(
+        "radam_variant",
+        functools.partial(
+            optax_radam.radam,
+            **_VARIANT,
+            mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) > 1, params),
+        ),
+        {"learning_rate": 0.1, "weight_decay": 0.01, **_MOMENTS},
+        is_optimizer=True,
+        static=("mask",),
     ),
 ]

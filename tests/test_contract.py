@@ -101,7 +101,7 @@ def test_scan_and_vmap_repeat_the_loop(case):
 @every_case
 def test_inject_hyperparams_gives_the_same_and_traces_once(case):
     params = {"w": jnp.linspace(-1.0, 1.0, 3)}
-    injected = optax.inject_hyperparams(case.factory)(**case.numbers)
+    injected = optax.inject_hyperparams(case.factory, case.static)(**case.numbers)
     expected, _ = _run(case.build(), params, params)
     actual, state = _run(injected, params, params)
     # float32 hyperparameters: 1 - b2 is off by 6e-8 / 0.01.

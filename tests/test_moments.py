@@ -94,11 +94,67 @@ def test_count_saturates():
     assert jnp.all(jnp.isfinite(updates))
 
 
+def test_moments_in_the_dtypes_asked_for():
+    params = {
+        "half": jnp.ones(2, jnp.bfloat16),
+        "single": jnp.ones(2),
+        "complex": jnp.ones(2, jnp.complex64),
+    }
+    transform = optax_radam.scale_by_moments(
+        mu_dtype=jnp.bfloat16, nu_dtype=jnp.float32, amsgrad=True
+    )
+    state = transform.init(params)
+    _, after = transform.update(params, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert {k: v.dtype for k, v in state.mu.items()} == {
+        "half": jnp.bfloat16,
+        "single": jnp.bfloat16,
+        "complex": jnp.complex64,
+    }
+    for moment in (state.nu, state.nu_max):
+        assert {v.dtype for v in moment.values()} == {jnp.dtype("float32")}
+
+
+@pytest.mark.usefixtures("x64")
+def test_wide_moments_of_narrow_leaves():
+    """16-bit gradients, computed with as if they were float64."""
+    gradients = jnp.asarray(problems.normal_gradients(30, 4), jnp.bfloat16)
+    wide = optax_radam.scale_by_moments(mu_dtype=jnp.float64, nu_dtype=jnp.float64)
+    actual = _updates(wide, gradients)
+    exact = _updates(optax_radam.scale_by_moments(), gradients.astype(jnp.float64))
+    np.testing.assert_allclose(actual, exact, rtol=1e-12)
+
+
+def test_first_moment_of_16_bits_costs_no_more_than_its_rounding():
+    gradients = jnp.asarray(problems.normal_gradients(200, 50), jnp.float32)
+    narrow = _updates(optax_radam.scale_by_moments(mu_dtype=jnp.bfloat16), gradients)
+    exact = _updates(optax_radam.scale_by_moments(), gradients)
+    assert narrow.dtype == jnp.float32
+    # mu is rounded to 2^-9 of itself each step, and remembers ten steps.
+    assert np.abs(narrow - exact).max() < 10 * 2.0**-9
+
+
+def test_amsgrad_is_turned_on_and_off_in_the_state():
+    plain, amsgrad = (
+        optax_radam.scale_by_moments(amsgrad=flag) for flag in (False, True)
+    )
+    gradient = jnp.ones(2)
+    _, state = plain.update(gradient, plain.init(gradient))
+    with pytest.raises(ValueError, match=r"`amsgrad` is True, .* copy of its `nu` to"):
+        amsgrad.update(gradient, state)
+    _, state = amsgrad.update(gradient, state._replace(nu_max=jnp.array(state.nu)))
+    with pytest.raises(ValueError, match=r"`amsgrad` is False, .* None to turn it off"):
+        plain.update(gradient, state)
+    plain.update(gradient, state._replace(nu_max=None))
+
+
 def test_different_trees_are_refused():
     transform = optax_radam.scale_by_moments()
     state = transform.init({"w": jnp.ones(2)})
     with pytest.raises(ValueError, match=r"`updates` must have the structure.*'b'"):
         transform.update({"w": jnp.ones(2), "b": jnp.ones(1)}, state)
+    with pytest.raises(ValueError, match=r"`updates` must have the shapes.*\(3,\)"):
+        transform.update({"w": jnp.ones(3)}, state)
     state = transform.init({"w": None})
     with pytest.raises(ValueError, match=r"`updates` must have .* where it got None"):
         transform.update({"w": jnp.ones(2)}, state)
@@ -124,6 +180,27 @@ def test_different_trees_are_refused():
         ({"eps": -1e-8}, ValueError, "`eps` must be a finite number >= 0, got -1e-08"),
         ({"eps": np.inf}, ValueError, "`eps` must be a finite number >= 0, got inf"),
         ({"eps_root": "0"}, TypeError, "`eps_root` must be a finite .*, got '0'"),
+        ({"nesterov": "yes"}, TypeError, "`nesterov` must be True or False, got 'yes'"),
+        ({"amsgrad": 0}, TypeError, "`amsgrad` must be True or False, got 0"),
+        ({"mu_dtype": "narrow"}, TypeError, "`mu_dtype` must be None or .* 'narrow'"),
+        ({"mu_dtype": 32}, TypeError, "`mu_dtype` must be None or .* got 32"),
+        (
+            {"mu_dtype": jnp.complex64},
+            TypeError,
+            "`mu_dtype` must be None or a real .* got complex64. Complex leaves get",
+        ),
+        ({"mu_dtype": jnp.int32}, TypeError, "`mu_dtype` must be .* got int32"),
+        ({"nu_dtype": jnp.zeros(2)}, TypeError, "`nu_dtype` must be .* got Array"),
+        (
+            {"nu_dtype": jnp.bfloat16},
+            ValueError,
+            "`nu_dtype` must be .* at least 32 bits, got bfloat16: .* stops moving",
+        ),
+        (
+            {"nu_dtype": "float64"},
+            ValueError,
+            "`nu_dtype` is float64, which needs `jax_enable_x64`",
+        ),
         ({"threshold": 3.9}, ValueError, "`threshold` must be a .* >= 4, got 3.9"),
         ({"threshold": 1j}, TypeError, r"`threshold` must be .* got 1j .* complex"),
     ],

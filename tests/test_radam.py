@@ -94,6 +94,80 @@ def test_is_the_chain_built_by_hand_bit_for_bit(fallback):
         chex.assert_trees_all_equal(*states)
 
 
+MASKS = {
+    "tree": {"net": {"w": True, "b": False}, "head": True},
+    "prefix": {"net": False, "head": True},
+    "function": lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mask", MASKS)
+def test_mask_says_what_decays(mask):
+    shapes = {"net": {"w": (2, 3), "b": (3,)}, "head": (3, 1)}
+    decays = {
+        "tree": {"net": {"w": True, "b": False}, "head": True},
+        "prefix": {"net": {"w": False, "b": False}, "head": True},
+        "function": {"net": {"w": True, "b": False}, "head": True},
+    }[mask]
+    gradients = jax.tree.map(
+        lambda shape: problems.normal_gradients(10, *shape, seed=len(shape)),
+        shapes,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    optimizer = optax_radam.radam(0.01, weight_decay=0.1, mask=MASKS[mask])
+    actual = problems.trajectory(optimizer, gradients, start=1.0)
+    expected = jax.tree.map(
+        lambda g, decay: oracles.radam_trajectory(
+            g, 0.01, weight_decay=0.1 * decay, start=1.0
+        ),
+        gradients,
+        decays,
+    )
+    chex.assert_trees_all_close(actual, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_missing_gradients_under_a_mask(mask):
+    params = {
+        "net": {"w": jnp.ones((2, 3)), "b": jnp.ones(3)},
+        "head": jnp.ones((3, 1)),
+    }
+    optimizer = optax_radam.radam(0.01, weight_decay=0.1, mask=MASKS[mask])
+    state = optimizer.init(params)
+    for gradients in (params | {"net": None}, params | {"head": None}):
+        updates, state = optimizer.update(gradients, state, params)
+        chex.assert_trees_all_equal_structs(updates, gradients)
+
+
+def test_mask_may_be_bare_where_the_parameters_are():
+    optimizer = optax_radam.radam(0.1, weight_decay=0.1, mask=lambda p: p.ndim > 1)
+    params = jnp.ones(2)
+    updates, _ = optimizer.update(0 * params, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates, 0)
+
+
+@pytest.mark.parametrize(
+    "weight_decay",
+    [0.1, jnp.float32(0.1), optax.constant_schedule(0.1)],
+    ids=["number", "array", "schedule"],
+)
+def test_decay_keeps_16_bit_updates(weight_decay):
+    optimizer = optax_radam.radam(0.1, weight_decay=weight_decay)
+    params = jnp.ones(2, jnp.bfloat16)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates.dtype == jnp.bfloat16
+
+
+def test_update_passes_extra_arguments_on():
+    optimizer = optax.with_extra_args_support(optax_radam.radam(0.1))
+    params = jnp.ones(2)
+    state = optimizer.init(params)
+    with_extra, _ = optimizer.update(params, state, params, value=1.0, unknown=None)
+    without, _ = optimizer.update(params, state)
+    np.testing.assert_array_equal(with_extra, without)
+
+
 def test_params_are_needed_only_for_a_decay():
     gradients = jnp.ones(2)
     for optimizer in (optax_radam.radam(0.1), optax_radam.radam(0.1, weight_decay=0)):
@@ -150,6 +224,75 @@ def test_reports_of_the_state():
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"mask": lambda params: jax.tree.map(lambda p: p.ndim > 1, params)},
+            r"`mask` is False; .*`static_args=\('mask',\)`",
+        ),
+        ({"mu_dtype": jnp.float32}, r"`mu_dtype` .*`static_args=\('mu_dtype',\)`"),
+    ],
+    ids=["mask", "mu_dtype"],
+)
+def test_what_optax_takes_for_a_schedule_is_refused_with_the_remedy(settings, message):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    with pytest.raises(TypeError, match=message):
+        optax.inject_hyperparams(optax_radam.radam)(0.1, **settings).init(params)
+    make = optax.inject_hyperparams(optax_radam.radam, static_args=tuple(settings))
+    make(0.1, **settings).init(params)
+
+
+def test_injected_numbers_of_16_bit_parameters():
+    """0.999 is 1 in bfloat16."""
+    params = jnp.ones(2, jnp.bfloat16)
+    make = optax.inject_hyperparams(optax_radam.radam)
+    with pytest.raises(ValueError, match=r"`b2` must be a number in .* got .*bfloat16"):
+        make(0.1).init(params)
+    make = optax.inject_hyperparams(optax_radam.radam, hyperparam_dtype=jnp.float32)
+    optimizer = make(0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert jnp.all(jnp.isfinite(updates))
+
+
+_MASK = {"w": True, "b": False}
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (True, TypeError, "`mask` is True; `mask` must be None, a tree of booleans"),
+        (0.5, TypeError, "`mask` is 0.5; .* or a function from the parameters"),
+        ("w", TypeError, "`mask` is 'w'"),
+        (_MASK | {"b": 1}, TypeError, r"`mask\['b'\]` is 1"),
+        (_MASK | {"b": [True, "no"]}, TypeError, r"`mask\['b'\]\[1\]` is 'no'"),
+        (_MASK | {"b": np.ones(2, bool)}, TypeError, r"`mask\['b'\]` is array"),
+        (lambda params: _MASK | {"w": None, "b": 2}, TypeError, r"`mask\['b'\]` is 2"),
+        ({"w": True}, ValueError, "`mask` must be a prefix of the tree of `params`"),
+        (
+            lambda params: {"w": True},
+            ValueError,
+            "`mask` must be a prefix of the tree of `params`",
+        ),
+    ],
+    ids=[
+        "bool",
+        "number",
+        "string",
+        "int_leaf",
+        "string_leaf",
+        "array_leaf",
+        "leaf_of_function",
+        "other_tree",
+        "other_tree_of_function",
+    ],
+)
+def test_bad_masks(mask, error, message):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    with pytest.raises(error, match=message):
+        optax_radam.radam(0.1, mask=mask).init(params)
+
+
+@pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
         ({"learning_rate": -0.1}, ValueError, "`learning_rate` must be .* got -0.1"),
@@ -164,6 +307,10 @@ def test_reports_of_the_state():
         ),
         ({"threshold": None}, TypeError, "`threshold` must be .* >= 4, got None"),
         ({"b1": 1}, ValueError, r"`b1` must be a number in \[0, 1\), got 1"),
+        ({"nesterov": 1}, TypeError, "`nesterov` must be True or False, got 1"),
+        ({"amsgrad": None}, TypeError, "`amsgrad` must be True or False, got None"),
+        ({"mu_dtype": "int8"}, TypeError, "`mu_dtype` must be .* got int8"),
+        ({"nu_dtype": jnp.float16}, ValueError, "`nu_dtype` must be .* at least 32"),
         ({"b2": 2 / 3}, ValueError, r"`b2` must be in \(0.666666667, 1\)"),
     ],
 )
