@@ -4,7 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
-.PHONY: demo test check clean
+# An environment with the oldest jax and optax that pyproject.toml admits.
+OLDEST := .venv-oldest
+OLDEST_PINS = $$($(BIN)/python -c "import tomllib; \
+  project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+  print(*(need.replace('>=', '==') for need in project['dependencies']))")
+# Those of the package, which need nothing of the experiments'.
+CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
+  sma moments rectify schedules radam contract peers gradients composition))
+SMOKE := import jax, optax, optax_radam as o; t = o.radam(0.1); p = jax.numpy.ones(2); \
+  t.update(p, t.init(p)); print("wheel works, jax", jax.__version__, "optax", optax.__version__)
+
+.PHONY: demo test test-oldest check clean
 
 demo: $(VENV)/experiments  ## Digits in three minutes: Adam, RAdam, Adam with a warmup
 	$(BIN)/python -m experiments.cifar10.demo
@@ -12,13 +23,25 @@ demo: $(VENV)/experiments  ## Digits in three minutes: Adam, RAdam, Adam with a 
 test: $(VENV)/dev  ## All tests and doctests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+test-oldest: $(VENV)/dev  ## The wheel alone, newest and oldest; core tests on oldest
+	rm -rf dist && $(BIN)/python -m build
+	for pins in "" "$(OLDEST_PINS)"; do \
+	  $(PYTHON) -m venv --clear $(OLDEST) && \
+	  $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl $$pins && \
+	  $(OLDEST)/bin/python -I -W error -c '$(SMOKE)' || exit 1; \
+	done
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(OLDEST_PINS) chex pytest pytest-xdist
+	$(OLDEST)/bin/pytest -o pythonpath= -n 2 --dist worksteal $(CORE_TESTS)
+	$(OLDEST)/bin/pytest -o pythonpath= --rootdir tests --pyargs optax_radam
+
 check: $(VENV)/dev  ## Format (in CI: refuse what is not formatted), lint, check types
 	$(BIN)/ruff format $(if $(CI),--check)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OLDEST) dist
 
 $(VENV)/dev: $(VENV)/experiments
 	$(PIP) '.[dev]'

@@ -1,3 +1,5 @@
+import importlib
+
 import chex
 import jax
 import pytest
@@ -11,9 +13,16 @@ def fresh_trace_counts():
     chex.clear_trace_counter()
 
 
+def _enable_x64():
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    # Of the oldest jax that pyproject.toml admits.
+    return importlib.import_module("jax.experimental").enable_x64()
+
+
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
+    with _enable_x64():
         yield
 
 
