@@ -16,6 +16,7 @@ import optax_radam
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "optax_radam"
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Each may import those before it.
 LAYERS = (
     {"_arguments", "_dtypes"},
@@ -94,13 +95,28 @@ def test_positional_arguments_are_those_of_optax():
     assert positional(optax_radam.radam) == positional(optax.radam)
 
 
-def test_readme_code_runs():
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_code_of_documents_runs(path):
+    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
     assert blocks
     namespace = {}
     for block in blocks:
         exec(block, namespace)
+
+
+def test_every_public_name_is_in_the_documentation():
+    text = (ROOT / "docs" / "api.md").read_text()
+    assert not [name for name in optax_radam.__all__ if f"`{name}" not in text]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*DOCUMENTS, *sorted((ROOT / "experiments" / "results").rglob("*.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_links_within_the_repository_lead_somewhere(path):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
 
 
 def test_wheel_holds_the_package_and_needs_jax_and_optax_alone(tmp_path):
