@@ -11,7 +11,8 @@ OLDEST_PINS = $$($(BIN)/python -c "import tomllib; \
   print(*(need.replace('>=', '==') for need in project['dependencies']))")
 # Those of the package, which need nothing of the experiments'.
 CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
-  sma moments rectify schedules radam contract peers gradients composition))
+  sma moments rectify schedules radam contract peers gradients composition \
+  state_conversion properties))
 SMOKE := import jax, optax, optax_radam as o; t = o.radam(0.1); p = jax.numpy.ones(2); \
   t.update(p, t.init(p)); print("wheel works, jax", jax.__version__, "optax", optax.__version__)
 
@@ -31,7 +32,7 @@ test-oldest: $(VENV)/dev  ## The wheel alone, newest and oldest; core tests on o
 	  $(OLDEST)/bin/python -I -W error -c '$(SMOKE)' || exit 1; \
 	done
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  $(OLDEST_PINS) chex pytest pytest-xdist
+	  $(OLDEST_PINS) chex hypothesis pytest pytest-xdist
 	$(OLDEST)/bin/pytest -o pythonpath= -n 2 --dist worksteal $(CORE_TESTS)
 	$(OLDEST)/bin/pytest -o pythonpath= --rootdir tests --pyargs optax_radam
 

@@ -17,20 +17,42 @@ import optax
 _NUMBERS = get_args(jax.typing.ArrayLike)
 
 
+def _dtype_of(value: Any) -> jnp.dtype | None:
+    """The dtype of a number or an array; None for anything else."""
+    if not isinstance(value, _NUMBERS):
+        return None
+    try:
+        return jnp.result_type(value)
+    except OverflowError:  # an integer that no array holds
+        return jnp.dtype(float)
+    except TypeError:  # an array of strings or objects
+        return None
+
+
+def _is_real(dtype: jnp.dtype | None) -> bool:
+    kinds = (jnp.floating, jnp.integer)
+    return dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
+def _is_boolean(value: Any) -> bool:
+    """Whether it is a single True or False, NumPy's included."""
+    return _dtype_of(value) == jnp.bool_ and jnp.ndim(value) == 0
+
+
 def _read_number(name: str, value: Any, allowed: str) -> float | None:
     """The value as a Python float; None if it is traced and cannot be read."""
-    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
-        raise TypeError(f"`{name}` must be {allowed}, got {value!r}.")
-    dtype = jnp.result_type(value)
-    real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
-    if jnp.ndim(value) or not real:
-        raise TypeError(
-            f"`{name}` must be {allowed}, got {value!r} of shape {jnp.shape(value)} "
-            f"and dtype {dtype}."
+    dtype = _dtype_of(value)
+    if not _is_real(dtype) or (not isinstance(value, int) and jnp.ndim(value)):
+        kind = (
+            "" if dtype is None else f" of shape {jnp.shape(value)} and dtype {dtype}"
         )
+        raise TypeError(f"`{name}` must be {allowed}, got {value!r}{kind}.")
     if isinstance(value, jax.core.Tracer):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _check_range(name: str, value: Any, low: float, high: float, allowed: str) -> None:
@@ -62,9 +84,14 @@ def check_finite(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
 
 
+def _is_function(value: Any) -> bool:
+    """Whether it can be meant as a function: a class such as `float` is not."""
+    return callable(value) and not isinstance(value, type)
+
+
 def check_number_or_schedule(name: str, value: optax.ScalarOrSchedule) -> None:
     """Refuses what is neither a finite number >= 0 nor a schedule."""
-    if not callable(value):
+    if not _is_function(value):
         allowed = "a finite number >= 0 or a schedule (count -> number)"
         _check_range(name, value, 0.0, math.inf, allowed)
 
@@ -75,9 +102,14 @@ def check_count(name: str, value: Any, *, at_least: int) -> None:
 
 
 def check_steps(step: Any) -> None:
-    """Refuses a Python step below 1; arrays are not read, to spare a device sync."""
+    """Refuses what is no real number or array, and a Python number below 1.
+
+    The values of arrays are not read, to spare a device sync.
+    """
     if isinstance(step, numbers.Real):
         check_count("step", step, at_least=1)
+    elif not _is_real(_dtype_of(step)):
+        raise TypeError(f"`step` must be a real number or an array, got {step!r}.")
 
 
 def check_threshold(threshold: Any, b2: Any) -> None:
@@ -98,13 +130,13 @@ def check_threshold(threshold: Any, b2: Any) -> None:
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuses a value that is not one of the strings listed."""
     choices = tuple(choices)
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
 
 
 def check_flag(name: str, value: Any) -> None:
     """Refuses what is neither True nor False."""
-    if not isinstance(value, bool):
+    if not _is_boolean(value):
         raise TypeError(f"`{name}` must be True or False, got {value!r}.")
 
 
@@ -131,13 +163,13 @@ def check_moment_dtype(name: str, value: Any, *, bits: int) -> None:
         if isinstance(value, _NUMBERS):  # arrays would pass for their own dtype
             raise TypeError
         dtype = jnp.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError):
         message = f"`{name}` must be {allowed}, got {value!r}. {_static(name)}"
         raise TypeError(message) from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
-            f"`{name}` must be {allowed}, got {dtype}. Complex leaves get the complex "
-            "dtype of the real one that is asked for."
+            f"`{name}` must be {allowed}, got {value!r}, which is {dtype}. Complex "
+            "leaves get the complex dtype of the real one that is asked for."
         )
     if 8 * dtype.itemsize < bits:
         raise ValueError(
@@ -150,7 +182,7 @@ def check_moment_dtype(name: str, value: Any, *, bits: int) -> None:
 
 def check_mask(mask: Any) -> None:
     """Refuses what is neither None, a function, nor a tree with boolean leaves."""
-    if mask is None or callable(mask):
+    if mask is None or _is_function(mask):
         return
     # A bare boolean is more likely a mistake, or made from a mask by Optax, than the
     # tree of parameters that are one leaf.
@@ -163,8 +195,7 @@ def check_mask(mask: Any) -> None:
 def check_boolean_leaves(mask: Any) -> None:
     """Refuses a mask with leaves that are not scalar booleans."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-        boolean = isinstance(leaf, _NUMBERS) and jnp.result_type(leaf) == jnp.bool_
-        if not boolean or jnp.ndim(leaf):
+        if not _is_boolean(leaf):
             where = jax.tree_util.keystr(path)
             raise TypeError(_WRONG_MASK.format(where, leaf, _static("mask")))
 
@@ -172,10 +203,18 @@ def check_boolean_leaves(mask: Any) -> None:
 def check_inexact_leaves(name: str, tree: optax.Params) -> None:
     """Refuses integer and boolean leaves, naming the first one by its path."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.inexact):
+        try:
+            dtype = jnp.result_type(leaf)
+        except TypeError:
+            dtype = None
+        if (
+            dtype is None
+            or not jnp.issubdtype(dtype, jnp.inexact)
+            or dtype.itemsize < 2
+        ):
+            what = f"dtype {dtype}" if dtype is not None else f"the value {leaf!r}"
             raise TypeError(
-                f"`{name}{jax.tree_util.keystr(path)}` has dtype {dtype}; it must be "
-                "floating or complex. To leave such leaves alone, wrap the "
-                "transformation in `optax.masked`."
+                f"`{name}{jax.tree_util.keystr(path)}` has {what}; it must be "
+                "floating or complex, of 16 bits at least. To leave such leaves alone, "
+                "wrap the transformation in `optax.masked`."
             )

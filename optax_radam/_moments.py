@@ -113,7 +113,14 @@ def _flatten_together(
     for gradient, mu, *_ in rows:
         if gradient is not None and mu is None:
             raise ValueError(f"{_OTHER_STRUCTURE}: a gradient stands where it got None")
-        if gradient is not None and jnp.shape(gradient) != jnp.shape(mu):
+        if gradient is None:
+            continue
+        if jnp.iscomplexobj(gradient) and not jnp.iscomplexobj(mu):
+            raise TypeError(
+                "`updates` must be real where the `params` that `init` got are: a "
+                f"gradient of dtype {gradient.dtype} stands where a {mu.dtype} was."
+            )
+        if jnp.shape(gradient) != jnp.shape(mu):
             raise ValueError(
                 "`updates` must have the shapes of the `params` that `init` got: a "
                 f"gradient of shape {jnp.shape(gradient)} stands where those were of "
@@ -172,11 +179,12 @@ def scale_by_moments(
       `nu_max` is None without `amsgrad`. Updates have the gradients' structure and
       shapes, in the dtype that gradient and `mu` promote to. `None` in the place of a
       gradient passes through. Squares of gradients above 1.8e19 overflow float32, and
-      the leaf stands still from then on: clip such gradients before.
+      those elements stand still from then on: put `optax.clip(1e18)` before.
 
     Raises:
       TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
-        leaf is an integer or a boolean.
+        leaf is an integer or a boolean, or a gradient is complex and its parameter
+        real; from `update`, if the state is that of `optax.scale_by_radam`.
       ValueError: if an argument is outside its range, a `nu_dtype` of 16 bits
         included; from `update`, if the trees of gradients and state differ.
 
@@ -232,6 +240,11 @@ def scale_by_moments(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, ScaleByMomentsState]:
         del params
+        if isinstance(state, optax.ScaleByAdamState):
+            raise TypeError(
+                "`state` is one of Optax's; to go on with it here, convert it by "
+                "`optax_radam.from_optax_state`."
+            )
         _arguments.check_inexact_leaves("updates", updates)
         if amsgrad != (state.nu_max is not None):
             raise ValueError(

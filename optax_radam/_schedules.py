@@ -142,10 +142,11 @@ def warmup_linear_decay_schedule(
 
     def schedule(count: ArrayLike) -> jax.Array:
         t = _step(count)
-        warmup_steps = jnp.asarray(total_steps * warmup_proportion, float)
+        total = jnp.asarray(total_steps, float)
+        warmup_steps = total * warmup_proportion
         warming_up = t < warmup_steps
         rise = t / jnp.where(warming_up, warmup_steps, 1)  # finite without a warmup
-        fall = jnp.clip((t - warmup_steps) / (total_steps - warmup_steps), 0, 1)
+        fall = jnp.clip((t - warmup_steps) / (total - warmup_steps), 0, 1)
         line = (1 - fall) * peak_value + fall * end_value
         return jnp.where(warming_up, rise * peak_value, line)
 

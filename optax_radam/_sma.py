@@ -138,7 +138,8 @@ def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
     series_at_1 = _bernoulli_series(jnp.minimum(log, 1))
     early = t - (2 / log) * (series_at_t - series_at_1)
     late = _limit(b2) - 2 * t / jnp.expm1(jnp.clip(x, 1, _NEGLIGIBLE))
-    return jnp.where(small, early, late)
+    # rho_1 is 1, whatever b2, and so is not differentiable through b2 = 0 as it stands.
+    return jnp.where(t == 1, 1, jnp.where(small, early, late))
 
 
 def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
@@ -210,4 +211,9 @@ def bias_correction(step: ArrayLike, decay: ArrayLike) -> jax.Array:
     Returns:
       An array shaped like `step`, float32 (float64 in x64), in (0, 1].
     """
-    return -jnp.expm1(-jnp.asarray(step, float) * _negative_log(decay))
+    t = jnp.asarray(step, float)
+    correction = -jnp.expm1(-t * _negative_log(decay))
+    if isinstance(decay, numbers.Real):
+        return correction
+    # The same, but with the right derivative at a decay of 0.
+    return jnp.where(t == 1, 1 - jnp.asarray(decay, float), correction)

@@ -80,7 +80,9 @@ def from_optax_state(state: optax.OptState) -> optax.OptState:
         other stages becomes `scale_by_moments` and `scale_by_rectification` there. All
         `optax.ScaleByAdamState` are taken for RAdam's, so convert parts of a state that
         holds Adam's too. Of a chain of two, `optax.scale_by_radam` and a stage whose
-        state is empty, the second is taken for a learning rate, which is `optax.radam`.
+        state is empty or a schedule's, the second is taken for a learning rate, which
+        is `optax.radam`; if it is not, delete the third of the four states that come
+        back. Abstract states are converted by `jax.eval_shape(from_optax_state, ...)`.
 
     Returns:
       The same tree with the states that `radam` has, its decay a number and without
@@ -118,7 +120,8 @@ def from_optax_state(state: optax.OptState) -> optax.OptState:
                 _rectify.ScaleByRectificationState(
                     # Not the same buffer, or the state could not be donated.
                     rectification_count=jnp.array(stage.count),
-                    rectification=jnp.zeros([], float),
+                    # As many as there are counts: runs may be batched by `jax.vmap`.
+                    rectification=jnp.zeros(jnp.shape(stage.count), float),
                 ),
             ]
             if is_radam:
@@ -144,7 +147,9 @@ def to_optax_state(state: optax.OptState) -> optax.OptState:
       has the dtype of the first. A decay that is a number leaves no state, and is
       dropped: `optax.radam` has none. One that has a state (a mask, a schedule) is
       kept, as in `optax.chain(optax.scale_by_radam(), optax.add_decayed_weights(decay,
-      mask), optax.scale_by_learning_rate(rate))`.
+      mask), optax.scale_by_learning_rate(rate))`. Of a chain of four by hand whose
+      third state is empty, that one is taken for such a decay and dropped too; under
+      `optax.inject_hyperparams`, `weight_decay` must be among `static_args`.
 
     Raises:
       ValueError: if there is no state of `radam` in `state`, if the one that is there

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optax_radam import _arguments
@@ -23,6 +24,24 @@ def _checked(mask: Mask) -> Mask:
         return tree
 
     return checked
+
+
+def _check_params(params: optax.Params, updates: optax.Updates) -> None:
+    """Refuses parameters of another tree or other shapes than the updates."""
+
+    def check(update: jax.Array | None, param: Any) -> None:
+        if update is not None and jnp.shape(update) != jnp.shape(param):
+            raise ValueError(
+                f"an update of shape {jnp.shape(update)} meets a parameter of shape "
+                f"{jnp.shape(param)}"
+            )
+
+    try:
+        jax.tree.map(check, updates, params, is_leaf=lambda x: x is None)
+    except ValueError as error:
+        raise ValueError(
+            f"`params` must have the structure and shapes of `updates`: {error}"
+        ) from error
 
 
 def _without_frozen(tree: Any, updates: optax.Updates) -> Any:
@@ -80,6 +99,7 @@ def add_decayed_weights(
             return updates, state
         leaves = None
         if params is not None:
+            _check_params(params, updates)
             if mask is not None:
                 leaves = _without_frozen(_mask_of_leaves(mask, params), updates)
             params = _without_frozen(params, updates)

@@ -8,6 +8,7 @@ import re
 import sys
 import zipfile
 
+import documents
 import hatchling.builders.wheel
 import optax
 import pytest
@@ -97,11 +98,7 @@ def test_positional_arguments_are_those_of_optax():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_code_of_documents_runs(path):
-    blocks = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
-    assert blocks
-    namespace = {}
-    for block in blocks:
-        exec(block, namespace)
+    assert documents.run(path)
 
 
 def test_every_public_name_is_in_the_documentation():

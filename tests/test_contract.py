@@ -125,12 +125,16 @@ def test_donated_state_under_jit(case):
 
 @every_case
 @pytest.mark.parametrize(
-    "leaf", [jnp.arange(3), jnp.ones(3, bool)], ids=["int", "bool"]
+    "leaf",
+    [jnp.arange(3), jnp.ones(3, bool), jnp.ones(3, jnp.float8_e4m3fn)],
+    ids=["int", "bool", "8_bit"],
 )
 def test_integer_and_boolean_leaves_are_refused_by_path(case, leaf):
     params = {"net": [jnp.ones(2), {"ids": leaf}]}
     transform = case.build()
-    message = r"`params\['net'\]\[1\]\['ids'\]` has dtype (int32|bool).*optax.masked"
+    message = (
+        r"`params\['net'\]\[1\]\['ids'\]` has dtype (int|bool|float8).*optax.masked"
+    )
     with pytest.raises(TypeError, match=message):
         transform.init(params)
     floating = {"net": [jnp.ones(2), {"ids": jnp.ones(3)}]}

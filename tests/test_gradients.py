@@ -88,6 +88,20 @@ def test_gradients_are_those_of_finite_differences(variant, kept):
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradient_to_b1_where_it_is_0(variant):
+    """Where a power of it has a derivative at the first step alone."""
+
+    def loss(b1):
+        return _loss(POINT | {"b1": b1}, EVERY_STEP, variant)
+
+    h = 1e-5  # one-sided, for b1 is not negative
+    difference = (4 * loss(h) - 3 * loss(0.0) - loss(2 * h)) / (2 * h)
+    actual = _gradient(POINT | {"b1": 0.0}, EVERY_STEP, variant)["b1"]
+    np.testing.assert_allclose(actual, difference, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("variant", VARIANTS)

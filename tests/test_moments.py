@@ -155,6 +155,8 @@ def test_different_trees_are_refused():
         transform.update({"w": jnp.ones(2), "b": jnp.ones(1)}, state)
     with pytest.raises(ValueError, match=r"`updates` must have the shapes.*\(3,\)"):
         transform.update({"w": jnp.ones(3)}, state)
+    with pytest.raises(TypeError, match=r"`updates` must be real .* complex64 stands"):
+        transform.update({"w": jnp.ones(2, jnp.complex64)}, state)
     state = transform.init({"w": None})
     with pytest.raises(ValueError, match=r"`updates` must have .* where it got None"):
         transform.update({"w": jnp.ones(2)}, state)
@@ -178,18 +180,21 @@ def test_different_trees_are_refused():
         ),
         ({"b2": 1.0, "threshold": None}, ValueError, r"`b2` must be a number in"),
         ({"eps": -1e-8}, ValueError, "`eps` must be a finite number >= 0, got -1e-08"),
+        ({"eps": 10**400}, ValueError, "`eps` must be a finite number >= 0, got 1000"),
+        ({"eps": np.array("x")}, TypeError, "`eps` must be a finite .*, got array"),
         ({"eps": np.inf}, ValueError, "`eps` must be a finite number >= 0, got inf"),
         ({"eps_root": "0"}, TypeError, "`eps_root` must be a finite .*, got '0'"),
         ({"nesterov": "yes"}, TypeError, "`nesterov` must be True or False, got 'yes'"),
         ({"amsgrad": 0}, TypeError, "`amsgrad` must be True or False, got 0"),
         ({"mu_dtype": "narrow"}, TypeError, "`mu_dtype` must be None or .* 'narrow'"),
+        ({"mu_dtype": {"w": "f"}}, TypeError, "`mu_dtype` must be None or .* got {'w'"),
         ({"mu_dtype": 32}, TypeError, "`mu_dtype` must be None or .* got 32"),
         (
             {"mu_dtype": jnp.complex64},
             TypeError,
-            "`mu_dtype` must be None or a real .* got complex64. Complex leaves get",
+            "`mu_dtype` must be None or a real .* is complex64. Complex leaves get",
         ),
-        ({"mu_dtype": jnp.int32}, TypeError, "`mu_dtype` must be .* got int32"),
+        ({"mu_dtype": jnp.int32}, TypeError, "`mu_dtype` must be .* which is int32"),
         ({"nu_dtype": jnp.zeros(2)}, TypeError, "`nu_dtype` must be .* got Array"),
         (
             {"nu_dtype": jnp.bfloat16},

@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 
+import chex
+import documents
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,24 +67,35 @@ def test_follows_the_installed_pytorch(name):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-8)
 
 
+@pytest.fixture(scope="module")
+def continue_run():
+    return documents.run(documents.DOCS / "migrating.md")["continue_run"]
+
+
 @pytest.mark.usefixtures("x64")
-def test_continues_a_run_of_pytorch(golden):
-    """The recipe of docs/migrating.md, from PyTorch's state after 150 steps."""
+@pytest.mark.parametrize(
+    "rate", [1e-3, optax.constant_schedule(1e-3)], ids=["number", "schedule"]
+)
+def test_continues_a_run_of_pytorch(golden, continue_run, rate):
+    """From its state after 150 steps."""
     middle = torch_cases.MOMENTS_AT
     params = jnp.asarray(golden["defaults"][torch_cases.KEPT_STEPS.index(middle)])
-    optimizer = optax_radam.radam(1e-3)
-    state = optimizer.init(params)
-    state = optax.tree.set(
-        state,
-        count=jnp.int32(middle),
-        rectification_count=jnp.int32(middle),
-        mu=jnp.asarray(golden["exp_avg"]),
-        nu=jnp.asarray(golden["exp_avg_sq"]),
-    )
+    optimizer = optax_radam.radam(rate)
+    moments = golden["exp_avg"], golden["exp_avg_sq"]
+    state = continue_run(optimizer, params, middle, *moments)
+    update = jax.jit(optimizer.update, donate_argnums=1)
     for gradient in golden["gradients"][middle:]:
-        updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+        updates, state = update(jnp.asarray(gradient), state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params, golden["defaults"][-1], rtol=0, atol=1e-8)
+
+
+def test_continued_states_have_our_dtypes(continue_run):
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    optimizer = optax_radam.radam(1e-3, amsgrad=True)
+    state = continue_run(optimizer, params, 7, params, params, nu_max=params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, optimizer.init(params))
+    np.testing.assert_array_equal(optax.tree.get(state, "nu_max")["w"], 1)
 
 
 # Of rectified_adam_test.py in https://github.com/tensorflow/addons: gradients that stay

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import serialization
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -162,6 +161,7 @@ def test_a_common_factor_scales_out(variant, exponents, rtol, gradients, data):
 
 
 def _through_flax(state):
+    serialization = pytest.importorskip("flax.serialization")
     new = jax.tree.map(jnp.zeros_like, state)
     return serialization.from_bytes(new, serialization.to_bytes(state))
 

@@ -254,6 +254,16 @@ def test_injected_numbers_of_16_bit_parameters():
     assert jnp.all(jnp.isfinite(updates))
 
 
+@pytest.mark.parametrize(
+    "params", [{"w": jnp.ones((5, 2))}, {"v": jnp.ones(2)}, None], ids=str
+)
+def test_decay_refuses_other_parameters(params):
+    optimizer = optax_radam.radam(0.1, weight_decay=0.1)
+    gradients = {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match="params"):
+        optimizer.update(gradients, optimizer.init(gradients), params)
+
+
 _MASK = {"w": True, "b": False}
 
 
@@ -262,6 +272,7 @@ _MASK = {"w": True, "b": False}
     [
         (True, TypeError, "`mask` is True; `mask` must be None, a tree of booleans"),
         (0.5, TypeError, "`mask` is 0.5; .* or a function from the parameters"),
+        (float, TypeError, "`mask` is <class 'float'>"),
         ("w", TypeError, "`mask` is 'w'"),
         (_MASK | {"b": 1}, TypeError, r"`mask\['b'\]` is 1"),
         (_MASK | {"b": [True, "no"]}, TypeError, r"`mask\['b'\]\[1\]` is 'no'"),
@@ -277,6 +288,7 @@ _MASK = {"w": True, "b": False}
     ids=[
         "bool",
         "number",
+        "class",
         "string",
         "int_leaf",
         "string_leaf",
@@ -305,11 +317,13 @@ def test_bad_masks(mask, error, message):
             ValueError,
             r"`fallback` must be one of \('momentum', 'skip'\), got 'sgd'",
         ),
+        ({"fallback": np.array(["skip"])}, ValueError, "`fallback` must be one of"),
+        ({"learning_rate": float}, TypeError, "`learning_rate` must be .* got <class"),
         ({"threshold": None}, TypeError, "`threshold` must be .* >= 4, got None"),
         ({"b1": 1}, ValueError, r"`b1` must be a number in \[0, 1\), got 1"),
         ({"nesterov": 1}, TypeError, "`nesterov` must be True or False, got 1"),
         ({"amsgrad": None}, TypeError, "`amsgrad` must be True or False, got None"),
-        ({"mu_dtype": "int8"}, TypeError, "`mu_dtype` must be .* got int8"),
+        ({"mu_dtype": "int8"}, TypeError, "`mu_dtype` must be .* got 'int8'"),
         ({"nu_dtype": jnp.float16}, ValueError, "`nu_dtype` must be .* at least 32"),
         ({"b2": 2 / 3}, ValueError, r"`b2` must be in \(0.666666667, 1\)"),
     ],

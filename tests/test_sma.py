@@ -161,3 +161,26 @@ def test_bad_arguments(function, step, b2, error, message):
     if step:
         with pytest.raises(error, match=message):
             optax_radam.sma_length_limit(b2)
+
+
+def test_the_threshold_itself_is_tractable():
+    rho = _sma.sma_length(10, 0.99)
+    assert _sma.is_tractable(10, 0.99, rho)
+    assert not _sma.is_tractable(10, 0.99, np.nextafter(rho, np.float32(np.inf)))
+
+
+@pytest.mark.parametrize(("step", "slope"), [(1, -1.0), (2, 0.0), (10, 0.0)])
+def test_gradient_of_the_bias_correction_at_a_decay_of_0(step, slope):
+    assert jax.grad(_sma.bias_correction, 1)(step, 0.0) == slope
+
+
+@pytest.mark.parametrize(("step", "slope"), [(1, 0.0), (2, 2.0), (10, 2.0)])
+def test_gradient_of_rho_at_b2_0(step, slope):
+    """rho_1 is 1; later, rho_inf less what has no slope there."""
+    assert jax.grad(_sma.sma_length, 1)(step, 0.0) == slope
+
+
+@pytest.mark.parametrize("step", ["1", 1j, None, np.array(["x"])], ids=str)
+def test_steps_that_are_no_numbers(step):
+    with pytest.raises(TypeError, match="`step` must be a real number or an array"):
+        optax_radam.rectification(step, 0.9)

@@ -3,13 +3,12 @@
 import functools
 
 import chex
-import flax.serialization
+import documents
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from orbax import checkpoint
 
 import optax_radam
 
@@ -125,6 +124,7 @@ def test_closer_where_optax_is_more_exact():
 
 def test_after_a_checkpoint(tmp_path):
     """Restored by Orbax with a target, as `optax.radam`'s users have it."""
+    checkpoint = pytest.importorskip("orbax.checkpoint")
     theirs = optax.chain(optax.clip(1.5), optax.radam(_RATE))
     params, state = _run(theirs, PARAMS, theirs.init(PARAMS), range(10))
     with checkpoint.StandardCheckpointer() as checkpointer:
@@ -140,7 +140,7 @@ def test_after_a_checkpoint(tmp_path):
 
 
 def test_dictionaries_of_a_checkpoint_are_refused_with_the_remedy():
-    state = flax.serialization.to_state_dict(optax.radam(0.1).init(PARAMS))
+    state = optax.radam(0.1).init(PARAMS)[0]._asdict()
     with pytest.raises(ValueError, match=r"`state` must hold a ScaleByAdamState.*init"):
         optax_radam.from_optax_state(state)
 
@@ -153,6 +153,36 @@ def test_within_a_train_state():
     chex.assert_trees_all_equal(
         converted["opt_state"], optax_radam.radam(0.1).init(PARAMS)
     )
+
+
+def test_within_nnx():
+    """By the recipe of docs/migrating.md."""
+    convert = documents.run(documents.DOCS / "migrating.md")["convert_nnx"]
+    nnx = pytest.importorskip("flax.nnx")
+
+    def train(model, optimizer, steps):
+        for _ in range(steps):
+            loss = nnx.grad(lambda m: jnp.sum(m(jnp.ones((4, 3))) ** 2))
+            optimizer.update(model, loss(model))
+
+    models = [nnx.Linear(3, 2, rngs=nnx.Rngs(0)) for _ in range(2)]
+    theirs = [
+        nnx.Optimizer(model, optax.radam(1e-3), wrt=nnx.Param) for model in models
+    ]
+    train(models[0], theirs[0], 10)
+    train(models[0], convert(theirs[0], models[0]), 10)
+    train(models[1], theirs[1], 20)
+    kernels = [model.kernel.get_value() for model in models]
+    np.testing.assert_allclose(*kernels, rtol=0, atol=2e-5)
+
+
+def test_batched_states():
+    """Of many runs at once, by `jax.vmap`."""
+    many = jnp.ones((3, 2))
+    state = jax.vmap(optax.radam(0.1).init)(many)
+    converted = optax_radam.from_optax_state(state)
+    expected = jax.vmap(optax_radam.radam(0.1).init)(many)
+    chex.assert_trees_all_equal_shapes_and_dtypes(converted, expected)
 
 
 def test_dtypes_of_second_moments():
@@ -196,5 +226,11 @@ def test_states_that_cannot_be_converted():
     ):
         optax_radam.to_optax_state(optax_radam.radam(0.1, amsgrad=True).init(PARAMS))
     moments = optax_radam.scale_by_moments().init(PARAMS)
+    with pytest.raises(
+        TypeError, match=r"convert it by `optax_radam.from_optax_state`"
+    ):
+        optax_radam.scale_by_moments().update(
+            PARAMS, optax.scale_by_radam().init(PARAMS)
+        )
     with pytest.raises(ValueError, match="must have a ScaleByRectificationState after"):
         optax_radam.to_optax_state(moments)
