@@ -8,7 +8,10 @@ from optax_radam._rectify import (
     scale_by_rectification,
 )
 from optax_radam._schedules import (
+    effective_warmup_period,
+    multiply_schedules,
     rectification_schedule,
+    untuned_exponential_warmup_schedule,
     untuned_linear_warmup_schedule,
     warmup_linear_decay_schedule,
 )
@@ -20,7 +23,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ScaleByMomentsState",
     "ScaleByRectificationState",
+    "effective_warmup_period",
     "from_optax_state",
+    "multiply_schedules",
     "radam",
     "rectification",
     "rectification_schedule",
@@ -30,6 +35,7 @@ __all__ = [
     "sma_length",
     "sma_length_limit",
     "to_optax_state",
+    "untuned_exponential_warmup_schedule",
     "untuned_linear_warmup_schedule",
     "warmup_linear_decay_schedule",
 ]

@@ -101,6 +101,19 @@ def check_count(name: str, value: Any, *, at_least: int) -> None:
     _check_range(name, value, at_least, math.inf, f"a finite number >= {at_least}")
 
 
+def check_integer(name: str, value: Any, *, at_least: int) -> None:
+    """Refuses what is no integer, and integers below `at_least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be an integer >= {at_least}, got {value!r}.")
+    check_count(name, value, at_least=at_least)
+
+
+def check_function(name: str, value: Any) -> None:
+    """Refuses what cannot be called, and classes."""
+    if not _is_function(value):
+        raise TypeError(f"`{name}` must be a function, got {value!r}.")
+
+
 def check_steps(step: Any) -> None:
     """Refuses what is no real number or array, and a Python number below 1.
 

@@ -32,7 +32,11 @@ def _scale_leaf(update: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def scale_by_rectification(
-    b2: ArrayLike, threshold: ArrayLike = 5.0, *, before: ArrayLike = 0.0
+    b2: ArrayLike,
+    threshold: ArrayLike = 5.0,
+    *,
+    before: ArrayLike = 0.0,
+    shifted: bool = False,
 ) -> optax.GradientTransformation:
     r"""Multiplies updates by r_t once tractable, and by `before` until then.
 
@@ -49,14 +53,16 @@ def scale_by_rectification(
       threshold: smallest rho_t taken for tractable, a number >= 4.
       before: the factor until then, a finite number: 0 emits zeros (the authors' code
         with `degenerated_to_sgd=False`), 1 lets the updates through (Algorithm 2).
+      shifted: True to begin with the factor of the first tractable step, so that no
+        step is lost; `before` is then never used.
 
     Returns:
       An `optax.GradientTransformation`. Its state is a `ScaleByRectificationState`;
       updates keep structure, shapes and dtypes, and are multiplied in float32 at least.
 
     Raises:
-      TypeError: if an argument is not a scalar number; from `init` and `update`,
-        if a leaf is an integer or a boolean.
+      TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
+        leaf is an integer or a boolean.
       ValueError: if `b2`, `threshold` or `before` is outside its range.
 
     Examples:
@@ -71,7 +77,9 @@ def scale_by_rectification(
     References:
       Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
     """
-    schedule = _schedules.rectification_schedule(b2, threshold, before=before)
+    schedule = _schedules.rectification_schedule(
+        b2, threshold, before=before, shifted=shifted
+    )
 
     def init_fn(params: optax.Params) -> ScaleByRectificationState:
         _arguments.check_inexact_leaves("params", params)
@@ -98,7 +106,11 @@ def scale_by_rectification(
 
 
 def rectify(
-    inner: optax.GradientTransformation, b2: ArrayLike, threshold: ArrayLike = 5.0
+    inner: optax.GradientTransformation,
+    b2: ArrayLike,
+    threshold: ArrayLike = 5.0,
+    *,
+    shifted: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rectifies any adaptive transformation: r_t times its updates, 0 at first.
 
@@ -114,11 +126,13 @@ def rectify(
         ((threshold - 1) / (threshold + 1), 1). No default: transformations differ in
         theirs (`optax.scale_by_rms` has 0.9).
       threshold: smallest rho_t taken for tractable, a number >= 4.
+      shifted: True to begin with the factor of the first tractable step, so that no
+        step is lost.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`:
-      `optax.chain(inner, scale_by_rectification(b2, threshold))`. Structure, shapes
-      and dtypes are those of `inner`'s updates.
+      `optax.chain(inner, scale_by_rectification(b2, threshold, shifted=shifted))`.
+      Structure, shapes and dtypes are those of `inner`'s updates.
 
     Raises:
       TypeError: if `inner` is not a transformation, or a number is not a scalar.
@@ -138,4 +152,4 @@ def rectify(
         raise TypeError(
             f"`inner` must be an optax.GradientTransformation, got {inner!r}."
         )
-    return optax.chain(inner, scale_by_rectification(b2, threshold))
+    return optax.chain(inner, scale_by_rectification(b2, threshold, shifted=shifted))

@@ -4,6 +4,8 @@ Optax counts updates from 0 and the papers count steps from 1, so each schedule 
 evaluates its formula at t = count + 1.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,11 +20,18 @@ def _step(count: ArrayLike) -> jax.Array:
 
 
 def rectification_schedule(
-    b2: ArrayLike, threshold: ArrayLike = 5.0, *, before: ArrayLike = 0.0
+    b2: ArrayLike,
+    threshold: ArrayLike = 5.0,
+    *,
+    before: ArrayLike = 0.0,
+    shifted: bool = False,
 ) -> optax.Schedule:
     r"""The rectification factor as a schedule: r_t once tractable, `before` until then.
 
     .. math:: f(t) = r_t \text{ where } \rho_t \ge \text{threshold, else before}
+
+    With `shifted`, :math:`f(t) = r_{t + t_0 - 1}`, where :math:`t_0` is the first
+    tractable step: nothing is waited for.
 
     Args:
       b2: decay rate of the second moment that is rectified, a number in
@@ -32,28 +41,37 @@ def rectification_schedule(
         taken for tractable, a number >= 4 (the paper: above 4; its code and most
         implementations: 5).
       before: the factor until then, a finite number: 0 waits, 1 lets steps through.
+      shifted: True to begin with the factor of the first tractable step; `before` is
+        then never used.
 
     Returns:
       An `optax.Schedule`: maps a count of updates, from 0, of any shape, to factors of
       that shape, float32 (float64 in x64).
 
     Raises:
-      TypeError: if an argument is not a scalar number.
+      TypeError: if an argument is not a scalar number, or `shifted` no boolean.
       ValueError: if `b2`, `threshold` or `before` is outside its range.
 
     Examples:
       >>> schedule = rectification_schedule(b2=0.999)
       >>> print([f"{schedule(count):.4f}" for count in (0, 4, 5, 99)])
       ['0.0000', '0.0000', '0.0258', '0.2153']
+      >>> print(f"{rectification_schedule(b2=0.999, shifted=True)(0):.4f}")
+      0.0258
 
     References:
-      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
+      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265); shifted as
+      `RAdamWarmup` of https://github.com/Tony-Y/pytorch_warmup.
     """
     _arguments.check_threshold(threshold, b2)
     _arguments.check_finite("before", before)
+    _arguments.check_flag("shifted", shifted)
+    skipped = _sma.first_tractable_step(b2, threshold) - 1 if shifted else None
 
     def schedule(count: ArrayLike) -> jax.Array:
         step = _step(count)
+        if skipped is not None:
+            return _sma.rectification(step + skipped.astype(step.dtype), b2)
         tractable = _sma.is_tractable(step, b2, threshold)
         factor = _sma.rectification(step, b2)
         return jnp.where(tractable, factor, jnp.asarray(before, float))
@@ -91,6 +109,110 @@ def untuned_linear_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
         return jnp.minimum(1, _step(count) * (1 - b2) / 2)
 
     return schedule
+
+
+def untuned_exponential_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
+    r"""Exponential warmup with a time constant of 1 / (1 - b2) steps.
+
+    .. math:: f(t) = 1 - e^{-(1 - b_2) t}
+
+    Args:
+      b2: decay rate of the second moment, a number in [0, 1).
+
+    Returns:
+      An `optax.Schedule`: maps a count of updates, from 0, of any shape, to factors of
+      that shape in (0, 1], float32 (float64 in x64).
+
+    Raises:
+      TypeError: if `b2` is not a scalar number.
+      ValueError: if `b2` is outside [0, 1).
+
+    Examples:
+      >>> schedule = untuned_exponential_warmup_schedule(b2=0.999)
+      >>> print([f"{schedule(count):.4f}" for count in (0, 999, 1999, 5000)])
+      ['0.0010', '0.6321', '0.8647', '0.9933']
+
+    References:
+      Ma and Yarats 2019, section 5 (https://arxiv.org/abs/1910.04209).
+    """
+    _arguments.check_decay_rate("b2", b2)
+
+    def schedule(count: ArrayLike) -> jax.Array:
+        return -jnp.expm1(-_step(count) * (1 - b2))
+
+    return schedule
+
+
+def multiply_schedules(*schedules: optax.ScalarOrSchedule) -> optax.Schedule:
+    r"""The product of schedules: a warmup on any learning rate.
+
+    .. math:: f(t) = \prod_i f_i(t)
+
+    Args:
+      schedules: at least one, each a schedule or a finite number >= 0.
+
+    Returns:
+      An `optax.Schedule`: maps a count of updates, from 0, to the product of what the
+      schedules give for it, in the shape and dtype of that.
+
+    Raises:
+      TypeError: if there are no schedules, or one is neither a schedule nor a number.
+      ValueError: if a number is negative or not finite.
+
+    Examples:
+      >>> import optax
+      >>> warmup = untuned_linear_warmup_schedule(b2=0.99)
+      >>> cosine = optax.cosine_decay_schedule(1e-3, decay_steps=10_000)
+      >>> schedule = multiply_schedules(warmup, cosine)
+      >>> print([f"{schedule(count):.2e}" for count in (0, 99, 199, 5000)])
+      ['5.00e-06', '5.00e-04', '9.99e-04', '5.00e-04']
+
+    References:
+      As `optax.join_schedules` puts them one after another.
+    """
+    if not schedules:
+        raise TypeError("`schedules` must be at least one schedule, got none.")
+    for index, factor in enumerate(schedules):
+        _arguments.check_number_or_schedule(f"schedules[{index}]", factor)
+
+    def schedule(count: ArrayLike) -> ArrayLike:
+        product: ArrayLike = math.prod(
+            factor(count) if callable(factor) else factor for factor in schedules
+        )
+        return product
+
+    return schedule
+
+
+def effective_warmup_period(schedule: optax.Schedule, steps: int) -> float:
+    r"""How many full steps a warmup costs.
+
+    .. math:: \sum_{t=1}^{\text{steps}} (1 - f(t))
+
+    Args:
+      schedule: a warmup factor, 1 at its end; a schedule.
+      steps: the number of updates to sum over, an integer >= 1.
+
+    Returns:
+      A Python float, summed in float64: the length that a warmup of nothing and then
+      everything would have.
+
+    Raises:
+      TypeError: if `schedule` is no function or `steps` no integer.
+      ValueError: if `steps` is below 1.
+
+    Examples:
+      >>> schedule = untuned_linear_warmup_schedule(b2=0.999)
+      >>> print(f"{effective_warmup_period(schedule, 10_000):.1f}")
+      999.5
+
+    References:
+      Ma and Yarats 2019, section 5 (https://arxiv.org/abs/1910.04209).
+    """
+    _arguments.check_function("schedule", schedule)
+    _arguments.check_integer("steps", steps, at_least=1)
+    factors = jax.vmap(schedule)(jnp.arange(steps))
+    return math.fsum(1 - factor for factor in factors.tolist())
 
 
 def warmup_linear_decay_schedule(

@@ -201,6 +201,32 @@ def is_tractable(step: ArrayLike, b2: ArrayLike, threshold: ArrayLike) -> jax.Ar
     return sma_length(step, b2) >= threshold
 
 
+def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
+    """The first step at which the adaptive learning rate is tractable.
+
+    Args:
+      b2: decay rate of the second moment, a number in [0, 1).
+      threshold: the smallest rho_t taken for tractable, a number >= 4 below rho_inf.
+
+    Returns:
+      A scalar, int32: the smallest t with rho_t >= threshold, found by bisection, for
+      rho_t rises with t.
+    """
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        intractable, tractable = bounds
+        middle = intractable + (tractable - intractable) // 2
+        found = is_tractable(middle, b2, threshold)
+        return (
+            jnp.where(found, intractable, middle),
+            jnp.where(found, middle, tractable),
+        )
+
+    bounds = (jnp.int32(0), jnp.int32(2**31 - 1))
+    _, first = jax.lax.fori_loop(0, 31, halve, bounds)
+    return jnp.asarray(first)
+
+
 def bias_correction(step: ArrayLike, decay: ArrayLike) -> jax.Array:
     """1 - decay^t, by which a moving average started at zero is divided.
 

@@ -24,6 +24,16 @@ def test_factor_of_each_step(before, threshold):
         np.testing.assert_allclose(found, factor, rtol=5e-7)
 
 
+def test_shifted_factor_of_each_step():
+    inner = optax.scale(3.0)
+    transform = optax_radam.rectify(inner, B2, shifted=True)
+    state = transform.init(jnp.zeros(2))
+    for t in range(1, 10):
+        updates, state = transform.update(jnp.array([1.0, -2.0]), state)
+        factor = float(oracles.rectification(t + 5, B2))  # tractable from step 6 on
+        np.testing.assert_allclose(updates, [3 * factor, -6 * factor], rtol=5e-7)
+
+
 @pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
 def test_silence_is_zero_even_of_infinite_updates(bad):
     transform = optax_radam.scale_by_rectification(B2)

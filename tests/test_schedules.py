@@ -1,7 +1,11 @@
+import itertools
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracles
 import pytest
 
@@ -32,6 +36,119 @@ def test_untuned_linear_warmup_schedule(b2):
     np.testing.assert_allclose(factors, expected, rtol=3e-7)
 
 
+@pytest.mark.parametrize("b2", [0.0, 0.9, 0.999, 0.99999])
+def test_untuned_exponential_warmup_schedule(b2):
+    factors = optax_radam.untuned_exponential_warmup_schedule(b2)(COUNTS)
+    expected = [-math.expm1(-(1 - b2) * (int(count) + 1)) for count in COUNTS]
+    np.testing.assert_allclose(factors, expected, rtol=3e-7)
+
+
+def _first_tractable_step(b2, threshold):
+    return next(t for t in itertools.count(1) if oracles.sma_length(t, b2) >= threshold)
+
+
+@pytest.mark.parametrize(
+    ("b2", "threshold"),
+    [(0.999, 5.0), (0.999, 4.0), (0.7, 5.0), (0.9, 15.5), (0.99, 100), (0.99999, 7.5)],
+)
+def test_shifted_schedule_begins_at_the_first_tractable_step(b2, threshold):
+    first = _first_tractable_step(b2, threshold)
+    schedule = optax_radam.rectification_schedule(b2, threshold, shifted=True)
+    expected = [float(oracles.rectification(int(c) + first, b2)) for c in COUNTS]
+    np.testing.assert_allclose(schedule(COUNTS), expected, rtol=1e-6)
+
+
+def test_shifted_schedule_of_traced_numbers():
+    @jax.jit
+    def factor(count, b2, threshold):
+        schedule = optax_radam.rectification_schedule(b2, threshold, shifted=True)
+        return schedule(count)
+
+    for b2, threshold in [(0.9, 5.0), (0.99, 20.5)]:
+        expected = oracles.rectification(_first_tractable_step(b2, threshold), b2)
+        actual = factor(0, jnp.float32(b2), jnp.float32(threshold))
+        np.testing.assert_allclose(actual, float(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("b2", [0.9, 0.999])
+def test_effective_period_of_the_exponential_warmup(b2):
+    schedule = optax_radam.untuned_exponential_warmup_schedule(b2)
+    expected = 1 / math.expm1(1 - b2)
+    actual = optax_radam.effective_warmup_period(schedule, 30_000)
+    assert isinstance(actual, float)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("b2", [0.9, 0.99, 0.999])
+def test_effective_period_of_the_linear_warmup(b2):
+    schedule = optax_radam.untuned_linear_warmup_schedule(b2)
+    steps = 2 / (1 - b2)  # of which the sum of 1 - t / steps is (steps - 1) / 2
+    actual = optax_radam.effective_warmup_period(schedule, 10_000)
+    np.testing.assert_allclose(actual, (steps - 1) / 2, rtol=1e-5)
+
+
+def test_effective_period_of_rectification():
+    schedule = optax_radam.rectification_schedule(0.999)
+    expected = sum(
+        1 - (oracles.rectification(t, 0.999) if t >= 6 else 0) for t in range(1, 40_001)
+    )
+    actual = optax_radam.effective_warmup_period(schedule, 40_000)
+    np.testing.assert_allclose(actual, float(expected), rtol=1e-5)
+    np.testing.assert_allclose(
+        actual, 1033.3, atol=0.05
+    )  # Ma and Yarats: about 1 / (1 - b2)
+
+
+def test_effective_period_of_a_constant():
+    assert optax_radam.effective_warmup_period(optax.constant_schedule(0.75), 8) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: optax_radam.multiply_schedules(),
+            TypeError,
+            "`schedules` must be at least one schedule",
+        ),
+        (
+            lambda: optax_radam.multiply_schedules(1.0, "x"),
+            TypeError,
+            r"`schedules\[1\]` must be .* got 'x'",
+        ),
+        (
+            lambda: optax_radam.multiply_schedules(-1.0),
+            ValueError,
+            r"`schedules\[0\]` must be .* got -1.0",
+        ),
+        (
+            lambda: optax_radam.effective_warmup_period(0.1, 10),
+            TypeError,
+            "`schedule` must be a function, got 0.1",
+        ),
+        (
+            lambda: optax_radam.effective_warmup_period(abs, 10.0),
+            TypeError,
+            "`steps` must be an integer >= 1, got 10.0",
+        ),
+        (
+            lambda: optax_radam.effective_warmup_period(abs, 0),
+            ValueError,
+            "`steps` must be a finite number >= 1, got 0",
+        ),
+        (
+            lambda: optax_radam.rectification_schedule(0.9, shifted="yes"),
+            TypeError,
+            "`shifted` must be True or False, got 'yes'",
+        ),
+    ],
+    ids=["none", "string", "negative", "no_schedule", "float", "zero", "shifted"],
+)
+def test_bad_arguments_of_combinations(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
 def _keras_radam_learning_rate(t, lr, total_steps, proportion, min_lr):
     """keras-rectified-adam's `lr_t`, from its description, in Python's float64."""
     warmup_steps = total_steps * proportion
@@ -39,6 +156,22 @@ def _keras_radam_learning_rate(t, lr, total_steps, proportion, min_lr):
     if t <= warmup_steps:
         return lr * (t / warmup_steps)
     return lr + (min_lr - lr) / decay_steps * min(t - warmup_steps, decay_steps)
+
+
+def test_product_of_schedules():
+    warmup = optax_radam.untuned_linear_warmup_schedule(0.99)
+    decay = optax_radam.warmup_linear_decay_schedule(1e-3, 1000, 0.0)
+    schedule = optax_radam.multiply_schedules(warmup, decay, 2.0)
+    for count in (0, 50, 199, 500, 2000):
+        t = count + 1
+        rate = _keras_radam_learning_rate(t, 1e-3, 1000, 0.0, 0.0)
+        expected = min(1, t * 0.01 / 2) * rate * 2
+        np.testing.assert_allclose(schedule(count), expected, rtol=1e-6, atol=1e-12)
+    optimizer = optax_radam.radam(schedule)
+    update = jax.jit(chex.assert_max_traces(optimizer.update, n=1))
+    state = optimizer.init(jnp.ones(2))
+    for _ in range(3):
+        _, state = update(jnp.ones(2), state)
 
 
 @pytest.mark.parametrize("total_steps", [1000, 5000, 5003])
