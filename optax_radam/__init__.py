@@ -1,5 +1,6 @@
 """Rectified Adam (Liu et al., ICLR 2020) as a chain of Optax transformations."""
 
+from optax_radam._describe import describe
 from optax_radam._moments import ScaleByMomentsState, scale_by_moments
 from optax_radam._radam import radam
 from optax_radam._rectify import (
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ScaleByMomentsState",
     "ScaleByRectificationState",
+    "describe",
     "effective_warmup_period",
     "from_optax_state",
     "multiply_schedules",

@@ -23,7 +23,7 @@ LAYERS = (
     {"_arguments", "_dtypes"},
     {"_sma"},
     {"_schedules", "_moments"},
-    {"_rectify", "_weight_decay"},
+    {"_rectify", "_weight_decay", "_describe"},
     {"_radam", "_state_conversion"},
     {"__init__"},
 )

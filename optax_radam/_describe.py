@@ -1,0 +1,60 @@
+"""What rectification does at a step, for logs and for looking at it."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from optax_radam import _arguments, _schedules, _sma
+
+
+def describe(
+    step: ArrayLike,
+    b2: ArrayLike = 0.999,
+    threshold: ArrayLike = 5.0,
+    *,
+    before: ArrayLike = 0.0,
+) -> dict[str, jax.Array]:
+    r"""Everything that rectification says of a step; scalars, and cheap under `jit`.
+
+    .. math:: t, \; \rho_t, \; r_t, \; \rho_t \ge \text{threshold}, \;
+        \text{the factor that is applied}
+
+    Args:
+      step: t, the steps taken, counted from 1; integers or floats of any shape. For
+        the step just made, `optax.tree.get(state, "rectification_count")`.
+      b2: decay rate of the second moment, a number in
+        ((threshold - 1) / (threshold + 1), 1).
+      threshold: smallest rho_t taken for tractable, a number >= 4.
+      before: the factor until then, a finite number: 0 waits, 1 lets steps through.
+
+    Returns:
+      A dict of arrays shaped like `step`: "step" as it came; "rho", "r" and "factor",
+      float32 (float64 in x64); "tractable", bool.
+
+    Raises:
+      TypeError: if `step` is no real number or array, or another no scalar number.
+      ValueError: if `b2`, `threshold` or `before` is outside its range, or `step` is a
+        Python number below 1.
+
+    Examples:
+      >>> for name, value in describe(6, b2=0.999).items():
+      ...     print(name, f"{value:.4g}")
+      step 6
+      rho 5.994
+      r 0.02582
+      tractable 1
+      factor 0.02582
+
+    References:
+      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
+    """
+    _arguments.check_steps(step)
+    step = jnp.asarray(step)
+    schedule = _schedules.rectification_schedule(b2, threshold, before=before)
+    return {
+        "step": step,
+        "rho": _sma.sma_length(step, b2),
+        "r": _sma.rectification(step, b2),
+        "tractable": _sma.is_tractable(step, b2, threshold),
+        "factor": schedule(step - 1),
+    }
