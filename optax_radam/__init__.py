@@ -8,6 +8,7 @@ from optax_radam._rectify import (
     rectify,
     scale_by_rectification,
 )
+from optax_radam._schedule_free import schedule_free_radam
 from optax_radam._schedules import (
     effective_warmup_period,
     multiply_schedules,
@@ -34,6 +35,7 @@ __all__ = [
     "rectify",
     "scale_by_moments",
     "scale_by_rectification",
+    "schedule_free_radam",
     "sma_length",
     "sma_length_limit",
     "to_optax_state",

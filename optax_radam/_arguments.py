@@ -67,6 +67,12 @@ def check_decay_rate(name: str, value: Any) -> None:
     _check_range(name, value, 0.0, 1.0, "a number in [0, 1)")
 
 
+def check_positive_rate(name: str, value: Any) -> None:
+    """Refuses a rate outside (0, 1)."""
+    allowed = "a number in (0, 1)"
+    _check_range(name, value, math.nextafter(0.0, 1.0), 1.0, allowed)
+
+
 def check_proportion(name: str, value: Any) -> None:
     """Refuses a proportion outside [0, 1)."""
     _check_range(name, value, 0.0, 1.0, "a proportion in [0, 1)")

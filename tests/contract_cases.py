@@ -58,6 +58,20 @@ CASES = [
         is_optimizer=True,
     ),
     Case(
+        "schedule_free_radam",
+        optax_radam.schedule_free_radam,
+        {
+            "learning_rate": 0.1,
+            "b1": 0.9,
+            "b2": 0.99,
+            "eps": 1e-8,
+            "threshold": 5.0,
+            "weight_decay": 0.01,
+        },
+        is_optimizer=True,
+        all_ours=False,
+    ),
+    Case(
         "radam_skip",
         functools.partial(optax_radam.radam, fallback="skip"),
         {"learning_rate": 0.1, **_MOMENTS},

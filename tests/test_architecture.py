@@ -24,7 +24,7 @@ LAYERS = (
     {"_sma"},
     {"_schedules", "_moments"},
     {"_rectify", "_weight_decay", "_describe"},
-    {"_radam", "_state_conversion"},
+    {"_radam", "_schedule_free", "_state_conversion"},
     {"__init__"},
 )
 
