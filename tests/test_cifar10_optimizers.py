@@ -1,5 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.cifar10 import optimizers
@@ -27,6 +28,7 @@ def test_flags_reach_the_schedules():
 _SECOND_UPDATES = {
     "adam": -0.1 * (0.29 / 0.19) / np.sqrt(0.49 / 0.19),  # at b2 = 0.9
     "radam": -0.1 * 0.29 / 0.19,  # momentum
+    "schedule-free-radam": 0.0,  # silent
     "sgd": -0.1 * (0.9 * 1 + 2),
     "adagrad": -0.1 * 2 / np.sqrt(0.1 + 1 + 4),
     "rmsprop": -0.1 * 2 / np.sqrt(0.9 * 0.1 + 0.1 * 4),
@@ -37,8 +39,27 @@ _SECOND_UPDATES = {
 def test_settings_are_those_of_the_blog(name):
     config = Config(b2=0.9)
     optimizer = optimizers.make_optimizer(Arm(name, "constant"), 0.1, config, 100)
-    state = optimizer.init(jnp.zeros([]))
+    params = jnp.zeros([])
+    state = optimizer.init(params)
     for gradient in (1.0, 2.0):
-        updates, state = optimizer.update(jnp.float32(gradient), state)
+        updates, state = optimizer.update(jnp.float32(gradient), state, params)
     np.testing.assert_allclose(updates, _SECOND_UPDATES[name], rtol=1e-5)
-    assert ("b2" in optimizers.settings(name, 0.9)) == (name in ("adam", "radam"))
+    assert ("b2" in optimizers.settings(name, 0.9)) == ("adam" in name)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_parameters_to_evaluate(name):
+    """As trained, or the average."""
+    arm = Arm(name, "constant")
+    optimizer = optimizers.make_optimizer(arm, 0.1, Config(b2=0.9), 100)
+    params = jnp.ones(2)
+    state = optimizer.init(params)
+    for _ in range(6):  # tractable from the fifth on
+        updates, state = optimizer.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    evaluated = optimizers.evaluated_params(arm, state, params)
+    is_average = name == "schedule-free-radam"
+    assert jnp.all(evaluated == params) == (not is_average)
+    if is_average:
+        trained = 0.9 * evaluated + 0.1 * state.z
+        np.testing.assert_allclose(trained, params, rtol=1e-6)

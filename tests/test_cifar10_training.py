@@ -9,7 +9,7 @@ import pytest
 from cifar10_fixtures import made_up_dataset
 from flax import nnx
 
-from experiments.cifar10 import model, training
+from experiments.cifar10 import model, optimizers, training
 from experiments.cifar10.config import Arm, Config, Run
 from experiments.cifar10.model import CNN
 
@@ -27,6 +27,29 @@ def _cross_entropies(logits, labels):
     logits = np.asarray(logits, np.float64)
     log_sums = np.log(np.exp(logits).sum(axis=1))
     return log_sums - logits[np.arange(len(labels)), labels]
+
+
+def test_schedule_free_runs_are_evaluated_with_averaged_weights(trainer, monkeypatch):
+    run = Run(Arm("schedule-free-radam", "constant"), 0.05, seed=0)
+    averages = []
+
+    def average(state, params):
+        averages.append(jax.tree.map(lambda y, z: (y - 0.1 * z) / 0.9, params, state.z))
+        return params
+
+    entry = optimizers.OPTIMIZERS["schedule-free-radam"]
+    with monkeypatch.context() as patch:
+        patch.setitem(
+            optimizers.OPTIMIZERS,
+            "schedule-free-radam",
+            entry._replace(evaluated=average),
+        )
+        *_, as_trained = trainer.train(run)
+    *_, metrics = trainer.train(run)
+    loss, accuracy = trainer.evaluate(averages[-1])
+    np.testing.assert_allclose(metrics.test_loss, loss, rtol=1e-5)
+    assert metrics.test_accuracy == accuracy
+    assert metrics.test_loss != as_trained.test_loss
 
 
 def test_an_epoch_is_the_plain_loop_over_unpadded_batches(monkeypatch):

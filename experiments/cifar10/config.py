@@ -7,7 +7,9 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-OptimizerName = Literal["adam", "radam", "sgd", "adagrad", "rmsprop"]
+OptimizerName = Literal[
+    "adam", "radam", "schedule-free-radam", "sgd", "adagrad", "rmsprop"
+]
 ScheduleName = Literal["constant", "warmup-linear-decay", "untuned-linear-warmup"]
 DatasetName = Literal["digits", "cifar10"]
 
@@ -69,7 +71,7 @@ class Config:
     learning_rates: tuple[float, ...] = (1e-3,)
     """Learning rates to run each of them at; a schedule's highest."""
     b2: float = 0.999
-    """Decay rate of the second moment in adam and radam, and of the untuned warmup."""
+    """Decay rate of the second moment in adam and both radams, and of the warmup."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each fixes initial weights, order of batches and dropout, for all arms."""
     epochs: int = 10

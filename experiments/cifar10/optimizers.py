@@ -12,12 +12,18 @@ import optax_radam
 from experiments.cifar10.config import Arm, Config, OptimizerName
 
 
+def _as_trained(state: optax.OptState, params: optax.Params) -> optax.Params:
+    return params
+
+
 class Optimizer(NamedTuple):
     """A constructor, and the settings it gets besides the learning rate."""
 
     factory: Callable[..., optax.GradientTransformation]
     settings: dict[str, Any]
     has_b2: bool = False
+    # From state and parameters, the parameters to evaluate.
+    evaluated: Callable[[optax.OptState, optax.Params], optax.Params] = _as_trained
 
 
 # The blog's family. `--b2` is the one setting that the command line changes.
@@ -27,6 +33,12 @@ OPTIMIZERS: dict[OptimizerName, Optimizer] = {
         optax_radam.radam,
         {"b1": 0.9, "eps": 1e-8, "threshold": 5.0, "fallback": "momentum"},
         has_b2=True,
+    ),
+    "schedule-free-radam": Optimizer(
+        optax_radam.schedule_free_radam,
+        {"b1": 0.9, "eps": 1e-8, "threshold": 4.0},
+        has_b2=True,
+        evaluated=optax.contrib.schedule_free_eval_params,
     ),
     "sgd": Optimizer(optax.sgd, {"momentum": 0.9}),
     "adagrad": Optimizer(
@@ -42,6 +54,13 @@ def settings(name: OptimizerName, b2: float) -> dict[str, Any]:
     """All that the optimizer is constructed with, but for the learning rate."""
     optimizer = OPTIMIZERS[name]
     return optimizer.settings | ({"b2": b2} if optimizer.has_b2 else {})
+
+
+def evaluated_params(
+    arm: Arm, state: optax.OptState, params: optax.Params
+) -> optax.Params:
+    """The parameters that the arm is evaluated with: trained ones, or their average."""
+    return OPTIMIZERS[arm.optimizer].evaluated(state, params)
 
 
 def make_schedule(

@@ -22,7 +22,7 @@ from flax import nnx
 from experiments.cifar10.config import Arm, Config, Run, check_batch_size
 from experiments.cifar10.data import Dataset
 from experiments.cifar10.model import CNN
-from experiments.cifar10.optimizers import make_optimizer
+from experiments.cifar10.optimizers import evaluated_params, make_optimizer
 
 Params = nnx.State[Any, Any]
 
@@ -190,7 +190,9 @@ class Trainer:
                     on_progress(Progress(epoch + 1, images, seconds, loss))
             jax.block_until_ready(state)
             seconds = time.perf_counter() - start
-            test_loss, test_accuracy = self.evaluate(state.params)
+            test_loss, test_accuracy = self.evaluate(
+                evaluated_params(run.arm, state.opt_state, state.params)
+            )
             yield EpochMetrics(
                 epoch=epoch + 1,
                 step=int(state.step),
