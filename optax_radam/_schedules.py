@@ -13,6 +13,8 @@ from jax.typing import ArrayLike
 
 from optax_radam import _arguments, _sma
 
+_PART = 2**20  # as many factors are held at once
+
 
 def _step(count: ArrayLike) -> jax.Array:
     """The step, t = count + 1, in floating point: the largest int32 does not wrap."""
@@ -211,8 +213,11 @@ def effective_warmup_period(schedule: optax.Schedule, steps: int) -> float:
     """
     _arguments.check_function("schedule", schedule)
     _arguments.check_integer("steps", steps, at_least=1)
-    factors = jax.vmap(schedule)(jnp.arange(steps))
-    return math.fsum(1 - factor for factor in factors.tolist())
+    parts = (
+        jax.vmap(schedule)(jnp.arange(first, min(first + _PART, steps)))
+        for first in range(0, steps, _PART)
+    )
+    return math.fsum(1 - factor for part in parts for factor in part.tolist())
 
 
 def warmup_linear_decay_schedule(

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import oracles
+import pytest
+
+from optax_radam import explain
+
+
+def _rows(capsys, *arguments):
+    """The table, as a dict."""
+    assert explain.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    return dict(line.strip().split("  ", 1) for line in lines)
+
+
+def _step_at(r, b2):
+    low, high = 1, 10**6
+    while low < high:
+        middle = (low + high) // 2
+        reached = oracles.rectification(middle, b2) >= r
+        low, high = (low, middle) if reached else (middle + 1, high)
+    return low
+
+
+@pytest.mark.parametrize("b2", [0.9, 0.999])
+def test_table_says_what_60_digits_say(capsys, b2):
+    rows = _rows(capsys, "--b2", str(b2), "--steps", "1500")
+    rows = {question: answer.strip() for question, answer in rows.items()}
+    r = float(oracles.rectification(6, b2))
+    assert rows["first tractable step"] == f"6 (r = {r:.4f})"
+    for t in (10, 100, 1000):
+        r = float(oracles.rectification(t, b2))
+        assert rows[f"r at step {t:,}"] == f"{r:.4f}"
+    assert "r at step 10,000" not in rows
+    for r in (0.5, 0.9, 0.99):
+        assert rows[f"r reaches {r}"] == f"at step {_step_at(r, b2):,}"
+    below = 100 * min(1, (_step_at(0.9, b2) - 1) / 1500)
+    assert rows["your run of 1,500 steps"].startswith(f"spends {below:.1f}%")
+
+
+def test_costs(capsys):
+    """As sums of Ma and Yarats' equation: see test_schedules.py for the numbers."""
+    rows = _rows(capsys, "--b2", "0.999")
+    assert rows["costs as much as"].strip() == "1,033.3 steps not taken"
+    linear = rows["linear warmup that costs as much"].strip()
+    assert linear == "2,068 steps (rule of thumb, 2 / (1 - b2): 2,000)"
+
+
+def test_simulation_meets_the_approximation():
+    """Within a fifth, where rho is large."""
+    b2, steps = 0.99, 400
+    simulated = explain.simulated_variance(b2, steps, jax.random.key(1))
+    t = np.array([100, 200, 300, 400])
+    rho = np.array([float(oracles.sma_length(int(step), b2)) for step in t])
+    expected = explain.approximate_variance(rho)
+    np.testing.assert_allclose(np.asarray(simulated)[t - 1], expected, rtol=0.2)
+    # Of gradients alone, without averaging: the mean of 1 / |g| is infinite.
+    assert simulated[0] > 10 * simulated[5]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_figure(tmp_path, capsys, suffix):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / f"warmups{suffix}"
+    assert explain.main(["--b2", "0.9", "--steps", "50", "--out", str(out)]) == 0
+    assert f"Figure: {out}" in capsys.readouterr().out
+    start = {".png": b"\x89PNG", ".svg": b"<?xml"}[suffix]
+    assert out.read_bytes().startswith(start)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_without_matplotlib_the_table_still_comes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    out = tmp_path / "warmups.png"
+    assert explain.main(["--b2", "0.9", "--steps", "50", "--out", str(out)]) == 1
+    captured = capsys.readouterr()
+    assert "first tractable step" in captured.out
+    assert "pip install 'optax_radam[plot]'" in captured.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--b2", "0.5"],
+            "`b2` must be in (0.666666667, 1) for threshold 5.0, got 0.5",
+        ),
+        (["--b2", "1.5"], "`b2` must be a number in [0, 1), got 1.5"),
+        (["--threshold", "3"], "`threshold` must be a finite number >= 4, got 3.0"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--out", "figure.bmp"], "--out must end in one of ('.pdf', '.png', '.svg')"),
+        (["--out", "no/figure.png"], "--out needs the folder no, which is not there"),
+    ],
+    ids=["b2", "b2_range", "threshold", "steps", "format", "folder"],
+)
+def test_bad_arguments(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        explain.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_runs_as_a_module():
+    command = [sys.executable, "-m", "optax_radam.explain", "--b2", "0.9"]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "first tractable step" in process.stdout
