@@ -112,6 +112,20 @@ def test_one_rate_and_an_interrupted_or_diverged_run_still_have_a_report(
     assert not (tmp_path / "accuracy_by_learning_rate.png").exists()
 
 
+def test_legends_of_long_names_fit_into_the_figure(tmp_path):
+    config = Config(
+        optimizers=("adam", "schedule-free-radam"),
+        schedules=("constant", "warmup-linear-decay", "untuned-linear-warmup"),
+        learning_rates=(0.1, 0.2),
+    )
+    _write(tmp_path, config, [_row(rate=rate) for rate in (0.1, 0.2)])
+    experiment = records.read_experiment(tmp_path)
+    for draw in (figures.draw_learning_curves, figures.draw_learning_rates):
+        figure = draw(experiment)
+        (legend,) = figure.legends
+        assert legend.get_window_extent().width < figure.bbox.width
+
+
 def test_curves_show_the_records(tmp_path):
     config = Config(epochs=2, learning_rates=(0.1,))
     _write(tmp_path, config, [_row(accuracy=0.3), _row(2, accuracy=0.7)])

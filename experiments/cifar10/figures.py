@@ -208,4 +208,10 @@ def _add_legend(figure: Figure, *axes: Axes) -> None:
         more_handles, more_labels = each.get_legend_handles_labels()
         handles += more_handles
         labels += more_labels
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    for columns in (3, 2, 1):
+        legend = figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns
+        )
+        if columns == 1 or legend.get_window_extent().width < figure.bbox.width:
+            return
+        legend.remove()
