@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         draw(options.b2, options.threshold, options.steps, out)
     except ImportError:
         print(
-            "The figure needs matplotlib: pip install 'optax_radam[plot]'",
+            "The figure needs matplotlib: pip install matplotlib",
             file=sys.stderr,
         )
         return 1
