@@ -106,13 +106,14 @@ def _users_own():
     "inner",
     [
         optax.scale_by_adam(b2=B2),
+        optax.scale_by_adam(b2=B2, eps=1e-2),
         optax.scale_by_belief(b2=B2),
         optax.scale_by_yogi(b2=B2),
         optax.scale_by_rms(decay=B2, bias_correction=True),
         optax.scale_by_amsgrad(b2=B2),
         _users_own(),
     ],
-    ids=["adam", "belief", "yogi", "rms", "amsgrad", "users_own"],
+    ids=["adam", "adam_eps", "belief", "yogi", "rms", "amsgrad", "users_own"],
 )
 def test_rectify_is_the_factor_times_the_inner_update(inner):
     transform = optax_radam.rectify(inner, B2)

@@ -1,10 +1,8 @@
 """Step by step against other implementations, where they are right."""
 
-import importlib.util
-import pathlib
-
 import chex
 import documents
+import golden_makers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,13 +14,12 @@ import torch_cases
 
 import optax_radam
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
 KEPT = np.array(torch_cases.KEPT_STEPS) - 1
 
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN / "torch_radam.npz") as arrays:
+    with np.load(golden_makers.FOLDER / "torch_radam.npz") as arrays:
         return dict(arrays)
 
 
@@ -56,10 +53,7 @@ def test_follows_pytorch_in_float32(golden, name):
 @pytest.mark.parametrize("name", torch_cases.CASES)
 def test_follows_the_installed_pytorch(name):
     pytest.importorskip("torch")
-    path = GOLDEN / "make_torch_radam.py"
-    spec = importlib.util.spec_from_file_location("make_torch_radam", path)
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+    maker = golden_makers.load("make_torch_radam")
     case = torch_cases.CASES[name]
     gradients = torch_cases.gradients(case, seed=1)
     expected, _ = maker.torch_trajectory(case, gradients)

@@ -1,9 +1,7 @@
 """Against schedulefree's RAdamScheduleFree on a noisy quadratic."""
 
-import importlib.util
-import pathlib
-
 import chex
+import golden_makers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,6 @@ import schedule_free_cases
 
 import optax_radam
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
 KEPT = np.array(schedule_free_cases.KEPT_STEPS) - 1
 
 
@@ -45,7 +42,7 @@ def _trajectories(optimizer, noise):
 @pytest.mark.parametrize("name", schedule_free_cases.CASES)
 def test_follows_the_reference(name):
     optimizer = _ours(schedule_free_cases.CASES[name])
-    with np.load(GOLDEN / "schedule_free.npz") as golden:
+    with np.load(golden_makers.FOLDER / "schedule_free.npz") as golden:
         training, evaluation = _trajectories(optimizer, golden["noise"])
         np.testing.assert_allclose(
             training[KEPT], golden[f"{name}/training"], rtol=0, atol=1e-11
@@ -59,10 +56,7 @@ def test_follows_the_reference(name):
 @pytest.mark.parametrize("name", schedule_free_cases.CASES)
 def test_follows_the_installed_reference(name):
     pytest.importorskip("schedulefree")
-    path = GOLDEN / "make_schedule_free.py"
-    spec = importlib.util.spec_from_file_location("make_schedule_free", path)
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+    maker = golden_makers.load("make_schedule_free")
     settings, noise = schedule_free_cases.CASES[name], schedule_free_cases.noise(seed=1)
     expected = maker.trajectories(settings, noise)
     actual = _trajectories(_ours(settings), noise)
