@@ -111,10 +111,10 @@ def _flatten_together(
         raise ValueError(f"{_OTHER_STRUCTURE}: {error}") from error
     rows = [list(row) for row in zip(gradients, *columns, strict=True)]
     for gradient, mu, *_ in rows:
-        if gradient is not None and mu is None:
-            raise ValueError(f"{_OTHER_STRUCTURE}: a gradient stands where it got None")
         if gradient is None:
             continue
+        if mu is None:
+            raise ValueError(f"{_OTHER_STRUCTURE}: a gradient stands where it got None")
         if jnp.iscomplexobj(gradient) and not jnp.iscomplexobj(mu):
             raise TypeError(
                 "`updates` must be real where the `params` that `init` got are: a "

@@ -43,7 +43,8 @@ def table(b2: float, threshold: float, steps: int) -> Iterator[tuple[str, str]]:
     """
     factor = _schedules.rectification_schedule(b2, threshold)
     first = int(_sma.first_tractable_step(b2, threshold))
-    yield "gradients the second moment stands for, at most", f"{_sma._limit(b2):,.0f}"
+    limit = float(_sma.sma_length_limit(b2))
+    yield "gradients the second moment stands for, at most", f"{limit:,.0f}"
     yield "first tractable step", f"{first:,} (r = {factor(first - 1):.4f})"
     for exponent in range(1, len(str(max(steps, 10)))):
         t = 10**exponent
