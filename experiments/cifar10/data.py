@@ -1,39 +1,14 @@
-"""The images: what was found, where it came from, and a checksum that identifies it."""
+"""The images: uint8 of shape (n, height, width, channels), with int32 labels."""
 
-import hashlib
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import sklearn.datasets
 import sklearn.model_selection
 
 from experiments.cifar10 import tfds_cifar10
 from experiments.cifar10.config import TRAINING_IMAGES, DatasetName
-
-Images = npt.NDArray[np.uint8]  # (n, height, width, channels)
-Labels = npt.NDArray[np.int32]  # (n,)
-
-
-class Dataset(NamedTuple):
-    """Images and labels on the host, in the order in which they are stored."""
-
-    train_images: Images
-    train_labels: Labels
-    test_images: Images
-    test_labels: Labels
-    pixel_max: int  # the pixel value that is scaled to 1
-    class_names: tuple[str, ...]
-    description: str  # which images these are, for reports
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of pixels and labels, in order."""
-        digest = hashlib.sha256()
-        for array in self[:4]:
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+from experiments.comparison.task import Dataset
 
 
 def load(name: DatasetName, data_dir: pathlib.Path | None) -> Dataset:
@@ -66,12 +41,11 @@ def _load_digits() -> Dataset:
         )
     )
     return Dataset(
-        train_images=train_images,
+        train_inputs=train_images,
         train_labels=train_labels,
-        test_images=test_images,
+        test_inputs=test_images,
         test_labels=test_labels,
-        pixel_max=16,
-        class_names=tuple(str(name) for name in digits.target_names),
+        classes=len(digits.target_names),
         description="scikit-learn's bundled handwritten digits, 8x8",
     )
 
@@ -86,11 +60,10 @@ def _load_cifar10(data_dir: pathlib.Path | None) -> Dataset:
             ", re-encoded with loss: accuracies run a little below published ones"
         )
     return Dataset(
-        train_images=train.images,
+        train_inputs=train.images,
         train_labels=train.labels,
-        test_images=test.images,
+        test_inputs=test.images,
         test_labels=test.labels,
-        pixel_max=255,
-        class_names=tuple(builder.info.features["label"].names),
+        classes=builder.info.features["label"].num_classes,
         description=f"CIFAR-10, 32x32, from TensorFlow Datasets (stored as {encoding})",
     )

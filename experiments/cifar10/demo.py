@@ -8,12 +8,13 @@ steps, and the demo would show nothing but warmup.
 import pathlib
 import sys
 
-from experiments.cifar10 import __main__ as command_line
-from experiments.cifar10.config import Arm, Config
+from experiments.cifar10.__main__ import load_task
+from experiments.cifar10.config import Config
+from experiments.comparison import command
 
+# RAdam has its warmup built in: it is not put under another.
 CONFIG = Config(
-    optimizers=("adam", "radam"),
-    schedules=("constant", "untuned-linear-warmup"),
+    optimizers=("adam", "radam", "adam:untuned-linear-warmup"),
     learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
     b2=0.98,
     seeds=(0, 1),
@@ -21,12 +22,6 @@ CONFIG = Config(
     out=pathlib.Path("runs/demo"),
     overwrite=True,
 )
-# RAdam has its warmup built in: it is not put under another.
-ARMS = (
-    Arm("adam", "constant"),
-    Arm("radam", "constant"),
-    Arm("adam", "untuned-linear-warmup"),
-)
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(CONFIG, ARMS, command="make demo"))
+    sys.exit(command.run(CONFIG, load_task, command="make demo"))

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.image_classification import cifar
 
-from experiments.cifar10.config import DataError
+from experiments.comparison.config import DataError
 
 _RECORD_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 _CONNECT_SECONDS = 10.0  # TFDS itself retries for minutes where there is no network

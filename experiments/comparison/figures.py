@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import optax_radam
-from experiments.cifar10 import optimizers, records
-from experiments.cifar10.config import ScheduleName
-from experiments.cifar10.records import Experiment, Row
+from experiments.comparison import optimizers, records
+from experiments.comparison.config import ScheduleName
+from experiments.comparison.records import Experiment, Row
 
 # Okabe and Ito's colours, told apart also by the colour-blind; marks help in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -69,7 +69,7 @@ def draw_learning_curves(experiment: Experiment) -> Figure:
     axes = figure.subplots(3, len(rates), sharex="col", sharey="row", squeeze=False)
     for column, rate in enumerate(rates):
         accuracy, loss, factor = axes[:, column]
-        for index, arm in enumerate(experiment.arms):
+        for index, arm in enumerate(experiment.config.arms):
             rows = experiment.rows_of(arm, rate)
             _draw_curve(accuracy, rows, "accuracy", index)
             _draw_curve(loss, rows, "loss", index)
@@ -80,7 +80,7 @@ def draw_learning_curves(experiment: Experiment) -> Figure:
     axes[1, 0].set_ylabel("loss")
     axes[1, 0].set_ylim(bottom=0, top=_loss_ceiling(experiment))
     axes[2, 0].set_ylabel("$r_t$, share of the rate")
-    figure.suptitle(f"{experiment.config.dataset}: solid test, dashed training")
+    figure.suptitle(f"{experiment.config.name}: solid test, dashed training")
     _add_legend(figure, axes[0, 0], axes[2, 0])
     return figure
 
@@ -90,7 +90,7 @@ def draw_learning_rates(experiment: Experiment) -> Figure:
     figure = Figure(figsize=(7.0, 6.5), layout="constrained")
     accuracy, factor = figure.subplots(2, 1, height_ratios=(3, 2))
     rates = sorted(experiment.config.learning_rates)
-    for index, arm in enumerate(experiment.arms):
+    for index, arm in enumerate(experiment.config.arms):
         _draw_band(
             accuracy,
             rates,
@@ -104,11 +104,11 @@ def draw_learning_rates(experiment: Experiment) -> Figure:
     accuracy.set_xlabel("learning rate")
     accuracy.set_ylabel("test accuracy after the last epoch")
     epochs = experiment.config.epochs
-    accuracy.set_title(f"{experiment.config.dataset}, {epochs} epochs")
+    accuracy.set_title(f"{experiment.config.name}, {epochs} epochs")
     _draw_factors(factor, experiment, rates[-1], steps_per_unit=1)
     factor.set_xlabel("step")
     factor.set_ylabel("$r_t$, share of the rate")
-    if any(arm.schedule == "warmup-linear-decay" for arm in experiment.arms):
+    if any(arm.schedule == "warmup-linear-decay" for arm in experiment.config.arms):
         factor.set_title(f"at learning rate {rates[-1]:g}")
     _add_legend(figure, accuracy, factor)
     return figure
@@ -168,8 +168,8 @@ def _draw_factors(
     run_steps = config.epochs * experiment.steps_per_epoch
     counts = np.unique(np.linspace(0, run_steps - 1, 2000).astype(np.int32))
     x = (counts + 1) / steps_per_unit
-    for schedule in dict.fromkeys(arm.schedule for arm in experiment.arms):
-        arm = next(arm for arm in experiment.arms if arm.schedule == schedule)
+    for schedule in dict.fromkeys(arm.schedule for arm in experiment.config.arms):
+        arm = next(arm for arm in experiment.config.arms if arm.schedule == schedule)
         learning_rate = optimizers.make_schedule(arm, rate, config, run_steps)
         values = np.broadcast_to(np.asarray(learning_rate(counts)) / rate, counts.shape)
         axes.plot(
@@ -179,23 +179,29 @@ def _draw_factors(
             color="0.6",
             linestyle=_SCHEDULE_LINES[schedule],
         )
-    if any(arm.optimizer == "radam" for arm in experiment.arms):
-        # Nothing until it is tractable: those steps are momentum's, and not rectified.
-        factor = np.asarray(optax_radam.rectification_schedule(config.b2)(counts))
-        factor = np.where(factor == 0, np.nan, factor)
+    rectified = {arm.optimizer for arm in config.arms if "radam" in arm.optimizer}
+    for shifted, optimizers_ in (
+        (False, rectified - {"radam-shifted"}),
+        (True, rectified & {"radam-shifted"}),
+    ):
+        if not optimizers_:
+            continue
+        schedule = optax_radam.rectification_schedule(config.b2, shifted=shifted)
+        # Nothing until it is tractable: no step is rectified before.
+        factor = np.asarray(schedule(counts))
         axes.plot(
             x,
-            factor,
-            label=f"$r_t$ of radam, b2 = {config.b2:g}",
+            np.where(factor == 0, np.nan, factor),
+            label=f"$r_t$, b2 = {config.b2:g}" + (", shifted" if shifted else ""),
             color="black",
-            linestyle=":",
+            linestyle=(0, (1, 3)) if shifted else ":",
         )
     axes.set_ylim(-0.03, 1.05)
 
 
 def _loss_ceiling(experiment: Experiment) -> float | None:
     """Twice the loss of guessing: a diverged run must not flatten the others."""
-    ceiling = 2 * math.log(10)  # ten classes, in either data set
+    ceiling = 2 * math.log(experiment.config.classes)
     metrics = [row.metrics for row in experiment.rows]
     losses = [loss for m in metrics for loss in (m.train_loss, m.test_loss)]
     return None if all(loss < ceiling for loss in losses) else ceiling

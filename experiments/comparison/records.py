@@ -13,15 +13,21 @@ import os
 import pathlib
 import platform
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import jax
 
-from experiments.cifar10 import optimizers
-from experiments.cifar10.config import Arm, Config, ConfigError, Run, flag_name
-from experiments.cifar10.data import Dataset
-from experiments.cifar10.training import EpochMetrics
+from experiments.comparison import optimizers
+from experiments.comparison.config import (
+    Arm,
+    ComparisonConfig,
+    ConfigError,
+    Run,
+    flag_name,
+)
+from experiments.comparison.task import Dataset
+from experiments.comparison.training import EpochMetrics
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -35,6 +41,7 @@ _ALL_FILES = (
     LEARNING_CURVES_FILE,
     LEARNING_RATES_FILE,
 )
+_LOCAL_FLAGS = {"data_dir", "out", "overwrite"}  # of a machine, not of results
 _PACKAGES = (
     "optax_radam",
     "jax",
@@ -58,11 +65,10 @@ class Row(NamedTuple):
 class Experiment(NamedTuple):
     """What was run, and what came out of it."""
 
-    config: Config
-    arms: tuple[Arm, ...]
+    config: ComparisonConfig
     steps_per_epoch: int
     command: str
-    data: str  # which images these are
+    data: str  # which data these are
     machine: str
     versions: dict[str, str]
     rows: list[Row]  # in the order in which the epochs finished
@@ -130,9 +136,15 @@ def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None
 
 
 class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
-    """Appends rows to `metrics.jsonl`, each at once, whole or not at all."""
+    """Appends rows to `metrics.jsonl`, each at once, whole or not at all.
 
-    def __init__(self, out_dir: pathlib.Path) -> None:
+    Args:
+      out_dir: where the file goes; it must not be there yet.
+      unit: of what there are so many per second.
+    """
+
+    def __init__(self, out_dir: pathlib.Path, unit: str) -> None:
+        self._unit = unit
         self._path = out_dir / METRICS_FILE
         self._file = self._path.open("xb", buffering=0)
 
@@ -142,7 +154,9 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
         Raises:
           OSError: if the disk is full; the rows before are intact.
         """
-        line = json.dumps(_row_as_dict(row), allow_nan=False).encode() + b"\n"
+        line = (
+            json.dumps(_row_as_dict(row, self._unit), allow_nan=False).encode() + b"\n"
+        )
         end = self._file.tell()
         try:
             while line:
@@ -162,28 +176,27 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
 
 def write_config(
     out_dir: pathlib.Path,
-    config: Config,
-    arms: Sequence[Arm],
+    config: ComparisonConfig,
     command: str,
     dataset: Dataset,
     steps_per_epoch: int,
 ) -> None:
     """Writes `config.json`: what `read_experiment` needs besides the rows, and more."""
     fields = dataclasses.asdict(config)
-    for directory in ("data_dir", "out", "overwrite"):
-        del fields[directory]
+    for local in _LOCAL_FLAGS & fields.keys():
+        del fields[local]
     content = {
         "command": command,
         "config": fields,
-        "arms": [arm._asdict() for arm in arms],
         "optimizer_settings": {
-            arm.optimizer: optimizers.settings(arm.optimizer, config.b2) for arm in arms
+            arm.optimizer: optimizers.settings(arm.optimizer, config.b2)
+            for arm in config.arms
         },
         "steps_per_epoch": steps_per_epoch,
         "data": {
             "description": dataset.description,
-            "train_images": len(dataset.train_labels),
-            "test_images": len(dataset.test_labels),
+            f"train_{config.unit}": len(dataset.train_labels),
+            f"test_{config.unit}": len(dataset.test_labels),
             "sha256": dataset.checksum,
         },
         "machine": _machine(),
@@ -194,22 +207,30 @@ def write_config(
     write_whole(out_dir / CONFIG_FILE, lambda file: file.write(text.encode()))
 
 
-def command_line(config: Config) -> str:
+def command_line(config: ComparisonConfig) -> str:
     """The command that repeats an experiment; `DIR` stands for the data directory."""
-    words = ["python", "-m", "experiments.cifar10"]
+    words = ["python", "-m", config.module]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default or field.name in ("data_dir", "out", "overwrite"):
+        if value == field.default or field.name in ("out", "overwrite"):
             continue
+        if field.name == "data_dir":
+            value = "DIR"
         values = value if isinstance(value, tuple) else (value,)
         words += [flag_name(field.name), *map(str, values)]
-        if field.name == "dataset":
-            words += ["--data-dir", "DIR"]
     return shlex.join(words)
 
 
-def read_experiment(out_dir: pathlib.Path) -> Experiment:
-    """Reads back what `write_config` and `MetricsWriter` have written."""
+def read_experiment(
+    out_dir: pathlib.Path, config_class: type[ComparisonConfig]
+) -> Experiment:
+    """Reads back what `write_config` and `MetricsWriter` have written.
+
+    Args:
+      out_dir: where they have written it.
+      config_class: of the comparison that was run.
+    """
+    unit = config_class.unit
     content = json.loads((out_dir / CONFIG_FILE).read_text())
     fields = content["config"]
     for name, value in fields.items():
@@ -217,14 +238,13 @@ def read_experiment(out_dir: pathlib.Path) -> Experiment:
             fields[name] = tuple(value)
     data = content["data"]
     with (out_dir / METRICS_FILE).open() as file:
-        rows = [_row_from_dict(json.loads(line)) for line in file]
+        rows = [_row_from_dict(json.loads(line), unit) for line in file]
     return Experiment(
-        config=Config(**fields),
-        arms=tuple(Arm(**arm) for arm in content["arms"]),
+        config=config_class(**fields),
         steps_per_epoch=content["steps_per_epoch"],
         command=content["command"],
-        data=f"{data['description']}; {data['train_images']:,} training and "
-        f"{data['test_images']:,} test images, SHA-256 {data['sha256'][:12]}...",
+        data=f"{data['description']}; {data[f'train_{unit}']:,} training and "
+        f"{data[f'test_{unit}']:,} test {unit}, SHA-256 {data['sha256'][:12]}...",
         machine=content["machine"],
         versions=content["versions"],
         rows=rows,
@@ -238,7 +258,7 @@ def _machine() -> str:
     return f"{kind} ({jax.device_count()}); {processor}, {os.cpu_count()} cores"
 
 
-def _row_as_dict(row: Row) -> dict[str, Any]:
+def _row_as_dict(row: Row, unit: str) -> dict[str, Any]:
     columns = {
         "run": row.run.name,
         "optimizer": row.run.arm.optimizer,
@@ -246,6 +266,7 @@ def _row_as_dict(row: Row) -> dict[str, Any]:
         "learning_rate": row.run.learning_rate,
         "seed": row.run.seed,
     } | row.metrics._asdict()
+    columns[f"{unit}_per_second"] = columns.pop("examples_per_second")
     # JSON has no word for a loss that is not finite.
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -253,7 +274,8 @@ def _row_as_dict(row: Row) -> dict[str, Any]:
     }
 
 
-def _row_from_dict(columns: dict[str, Any]) -> Row:
+def _row_from_dict(columns: dict[str, Any], unit: str) -> Row:
+    columns["examples_per_second"] = columns.pop(f"{unit}_per_second")
     run = Run(
         Arm(columns["optimizer"], columns["schedule"]),
         columns["learning_rate"],

@@ -10,6 +10,7 @@ gradients of convolutions inside one are about a hundred times slower.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,10 +20,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.cifar10.config import Arm, Config, Run, check_batch_size
-from experiments.cifar10.data import Dataset
-from experiments.cifar10.model import CNN
-from experiments.cifar10.optimizers import evaluated_params, make_optimizer
+from experiments.comparison.config import Arm, ComparisonConfig, Run, check_batch_size
+from experiments.comparison.optimizers import evaluated_params, make_optimizer
+from experiments.comparison.task import Task
 
 Params = nnx.State[Any, Any]
 
@@ -38,17 +38,17 @@ class TrainState(NamedTuple):
     params: Params
     opt_state: optax.OptState
     step: jax.Array  # shape (), int32: updates made so far
-    loss_sum: jax.Array  # shape (), float32: over this epoch's images so far
-    correct: jax.Array  # shape (), int32: of this epoch's images so far
+    loss_sum: jax.Array  # shape (), float32: over this epoch's examples so far
+    correct: jax.Array  # shape (), int32: of this epoch's labels so far
 
 
 class Progress(NamedTuple):
     """What a run has to say while it trains."""
 
     epoch: int  # from 1
-    images: int  # trained on in this epoch so far
+    examples: int  # trained on in this epoch so far
     seconds: float  # of this epoch's training so far
-    loss: float  # mean over those images
+    loss: float  # mean over those examples
 
 
 class EpochMetrics(NamedTuple):
@@ -56,31 +56,31 @@ class EpochMetrics(NamedTuple):
 
     epoch: int  # from 1
     step: int  # updates made so far
-    train_loss: float  # mean over the epoch's images as they were trained on
+    train_loss: float  # mean over the epoch's labels as they were trained on
     train_accuracy: float
-    test_loss: float  # mean over every test image, after the epoch
+    test_loss: float  # mean over every test label, after the epoch
     test_accuracy: float
     seconds: float  # training alone, the device awaited
-    images_per_second: float
+    examples_per_second: float
 
 
 def epoch_order(
-    root: jax.Array, epoch: jax.Array, images: int, batch_size: int
+    root: jax.Array, epoch: jax.Array, examples: int, batch_size: int
 ) -> jax.Array:
-    """The epoch's permutation of the training images, padded to whole batches.
+    """The epoch's permutation of the training examples, padded to whole batches.
 
     Args:
       root: the run's key.
       epoch: from 0.
-      images: number of training images.
-      batch_size: images per update.
+      examples: number of training examples.
+      batch_size: examples per update.
 
     Returns:
-      Indices, int32, of shape (steps * batch_size,); those past `images` are 0.
+      Indices, int32, of shape (steps * batch_size,); those past `examples` are 0.
     """
     key = jax.random.fold_in(jax.random.fold_in(root, _ORDER), epoch)
-    order = jax.random.permutation(key, images)
-    return jnp.pad(order, (0, -images % batch_size))
+    order = jax.random.permutation(key, examples)
+    return jnp.pad(order, (0, -examples % batch_size))
 
 
 def dropout_key(root: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
@@ -92,50 +92,50 @@ def dropout_key(root: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.A
 def _summed_metrics(
     logits: jax.Array, labels: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Sum of the cross-entropies, and number of right answers, where valid."""
+    """Sum of the examples' mean cross-entropies, and of right labels, where valid."""
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-    right = (jnp.argmax(logits, axis=-1) == labels) & valid
-    return jnp.sum(jnp.where(valid, losses, 0)), jnp.sum(right, dtype=jnp.int32)
+    right = jnp.argmax(logits, axis=-1) == labels
+    per_example = tuple(range(1, labels.ndim))
+    losses = jnp.where(valid, jnp.mean(losses, per_example), 0)
+    right = jnp.where(valid, jnp.sum(right, per_example, dtype=jnp.int32), 0)
+    return jnp.sum(losses), jnp.sum(right)
 
 
 class Trainer:
     """Holds the data on the device, and compiles each arm's step once.
 
     Args:
-      dataset: images and labels.
-      config: the experiment; its lists take no part here.
+      task: data and model.
+      config: the comparison; its lists take no part here.
 
     Raises:
-      ValueError: if `--batch-size` is larger than the training set, or the images'
-        height or width is not divisible by 8.
+      ValueError: if `--batch-size` is larger than the training set.
     """
 
-    def __init__(self, dataset: Dataset, config: Config) -> None:
+    def __init__(self, task: Task, config: ComparisonConfig) -> None:
         self._config = config
-        self.images = len(dataset.train_labels)
-        check_batch_size(config.batch_size, self.images, config.dataset)
-        self.steps_per_epoch = -(-self.images // config.batch_size)
+        self._task = task
+        dataset = task.dataset
+        self.examples = len(dataset.train_labels)
+        check_batch_size(config.batch_size, self.examples, config)
+        self.steps_per_epoch = -(-self.examples // config.batch_size)
         self.run_steps = config.epochs * self.steps_per_epoch
-        self._pixel_max = dataset.pixel_max
+        self._labels_per_example = math.prod(dataset.train_labels.shape[1:])
         self._evaluation_batch = min(_EVALUATION_BATCH, len(dataset.test_labels))
-        self._train_data = jax.device_put((dataset.train_images, dataset.train_labels))
-        self._test_data = jax.device_put((dataset.test_images, dataset.test_labels))
-
-        make_model = functools.partial(
-            CNN, dataset.train_images.shape[1:], len(dataset.class_names)
-        )
+        self._train_data = jax.device_put((dataset.train_inputs, dataset.train_labels))
+        self._test_data = jax.device_put((dataset.test_inputs, dataset.test_labels))
         self._graphdef = nnx.graphdef(
-            nnx.eval_shape(lambda: make_model(rngs=nnx.Rngs(0)))
+            nnx.eval_shape(lambda: task.make_model(nnx.Rngs(0)))
         )
 
         def initial_params(root: jax.Array) -> Params:
             key = jax.random.fold_in(root, _INITIAL_WEIGHTS)
-            return nnx.state(make_model(rngs=nnx.Rngs(key)), nnx.Param)
+            return nnx.state(task.make_model(nnx.Rngs(key)), nnx.Param)
 
         self._initial_params = jax.jit(initial_params)
         self._order = jax.jit(
             functools.partial(
-                epoch_order, images=self.images, batch_size=config.batch_size
+                epoch_order, examples=self.examples, batch_size=config.batch_size
             )
         )
         params = jax.eval_shape(self._initial_params, jax.random.key(0))
@@ -184,10 +184,10 @@ class Trainer:
                 last = position + 1 == self.steps_per_epoch
                 if last or now - reported > _REPORT_SECONDS:
                     reported = now
-                    images = min((position + 1) * config.batch_size, self.images)
-                    loss = float(state.loss_sum) / images  # waits for the device
+                    examples = min((position + 1) * config.batch_size, self.examples)
+                    loss = float(state.loss_sum) / examples  # waits for the device
                     seconds = time.perf_counter() - start
-                    on_progress(Progress(epoch + 1, images, seconds, loss))
+                    on_progress(Progress(epoch + 1, examples, seconds, loss))
             jax.block_until_ready(state)
             seconds = time.perf_counter() - start
             test_loss, test_accuracy = self.evaluate(
@@ -196,39 +196,42 @@ class Trainer:
             yield EpochMetrics(
                 epoch=epoch + 1,
                 step=int(state.step),
-                train_loss=float(state.loss_sum) / self.images,
-                train_accuracy=int(state.correct) / self.images,
+                train_loss=float(state.loss_sum) / self.examples,
+                train_accuracy=self._accuracy(int(state.correct), self.examples),
                 test_loss=test_loss,
                 test_accuracy=test_accuracy,
                 seconds=seconds,
-                images_per_second=self.images / seconds,
+                examples_per_second=self.examples / seconds,
             )
 
     def evaluate(self, params: Params) -> tuple[float, float]:
-        """Mean loss and accuracy over every test image, without dropout."""
-        images = len(self._test_data[1])
+        """Mean loss and accuracy over every test example, without dropout."""
+        examples = len(self._test_data[1])
         sums = [
             self._evaluation_step(params, *self._test_data, jnp.int32(start))
-            for start in range(0, images, self._evaluation_batch)
+            for start in range(0, examples, self._evaluation_batch)
         ]
         loss_sum = sum(float(loss) for loss, _ in sums)
-        return loss_sum / images, sum(int(correct) for _, correct in sums) / images
+        correct = sum(int(correct) for _, correct in sums)
+        return loss_sum / examples, self._accuracy(correct, examples)
+
+    def _accuracy(self, correct: int, examples: int) -> float:
+        return correct / (examples * self._labels_per_example)
 
     def _evaluate_batch(
-        self, params: Params, images: jax.Array, labels: jax.Array, start: jax.Array
+        self, params: Params, inputs: jax.Array, labels: jax.Array, start: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         indices = start + jnp.arange(self._evaluation_batch)
         valid = indices < len(labels)
         indices = jnp.minimum(indices, len(labels) - 1)
-        logits = self._logits(params, images[indices], None)
+        logits = self._logits(params, inputs[indices], None)
         return _summed_metrics(logits, labels[indices], valid)
 
     def _logits(
-        self, params: Params, images: jax.Array, dropout_key: jax.Array | None
+        self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
     ) -> jax.Array:
-        pixels = images.astype(jnp.float32) / self._pixel_max
-        logits: jax.Array = nnx.merge(self._graphdef, params)(pixels, dropout_key)
-        return logits
+        model = nnx.merge(self._graphdef, params)
+        return self._task.logits(model, inputs, dropout_key)
 
     def _optimizer(
         self, arm: Arm, learning_rate: float | jax.Array
@@ -249,7 +252,7 @@ class Trainer:
         self,
         arm: Arm,
         state: TrainState,
-        images: jax.Array,
+        inputs: jax.Array,
         labels: jax.Array,
         order: jax.Array,
         root: jax.Array,
@@ -260,11 +263,11 @@ class Trainer:
         epoch, position = jnp.divmod(state.step, self.steps_per_epoch)
         offset = position * batch_size
         batch = jax.lax.dynamic_slice(order, (offset,), (batch_size,))
-        valid = offset + jnp.arange(batch_size) < self.images
+        valid = offset + jnp.arange(batch_size) < self.examples
         key = dropout_key(root, epoch, position)
 
         def loss_fn(params: Params) -> tuple[jax.Array, Any]:
-            logits = self._logits(params, images[batch], key)
+            logits = self._logits(params, inputs[batch], key)
             loss_sum, correct = _summed_metrics(logits, labels[batch], valid)
             return loss_sum / jnp.sum(valid), (loss_sum, correct)
 

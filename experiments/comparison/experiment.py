@@ -1,23 +1,23 @@
 """An experiment from its configuration to its report, with progress in the terminal."""
 
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import rich.console
 import rich.progress
 
-from experiments.cifar10 import data, optimizers, records, report
-from experiments.cifar10.config import Arm, Config, ConfigError
-from experiments.cifar10.training import Progress, Trainer
+from experiments.comparison import optimizers, records, report
+from experiments.comparison.config import ComparisonConfig, ConfigError
+from experiments.comparison.task import Task
+from experiments.comparison.training import Progress, Trainer
 
 
-def check(config: Config, arms: Sequence[Arm]) -> None:
+def check(config: ComparisonConfig) -> None:
     """Refuses what cannot be run, before any data is read.
 
     Raises:
       ConfigError: if `--b2` is outside an optimizer's range, or `--out` is taken.
     """
-    for arm in arms:
+    for arm in config.arms:
         try:
             optimizers.make_optimizer(arm, config.learning_rates[0], config, 1)
         except ValueError as error:
@@ -27,12 +27,14 @@ def check(config: Config, arms: Sequence[Arm]) -> None:
     records.check_out_dir(config.out_dir, config.overwrite)
 
 
-def run_experiment(config: Config, arms: Sequence[Arm], command: str) -> None:
+def run_experiment(
+    config: ComparisonConfig, load_task: Callable[[], Task], command: str
+) -> None:
     """Trains every run, keeps each epoch's metrics as it ends, and writes the report.
 
     Args:
       config: what to run; has passed `check`.
-      arms: which of its arms.
+      load_task: reads or makes the data.
       command: what repeats it, for the record.
 
     Raises:
@@ -42,47 +44,48 @@ def run_experiment(config: Config, arms: Sequence[Arm], command: str) -> None:
     """
     console = rich.console.Console()
     out_dir = config.out_dir
-    with console.status(f"Reading {config.dataset}"):
-        dataset = data.load(config.dataset, config.data_dir)
+    with console.status(f"Reading {config.name}"):
+        task = load_task()
+    dataset = task.dataset
     console.print(
         f"{dataset.description}: {len(dataset.train_labels):,} training and "
-        f"{len(dataset.test_labels):,} test images"
+        f"{len(dataset.test_labels):,} test {config.unit}"
     )
-    trainer = Trainer(dataset, config)
+    trainer = Trainer(task, config)
     records.create_out_dir(out_dir)
-    records.write_config(
-        out_dir, config, arms, command, dataset, trainer.steps_per_epoch
-    )
+    records.write_config(out_dir, config, command, dataset, trainer.steps_per_epoch)
     try:
-        with records.MetricsWriter(out_dir) as writer:
-            _train_all(config, arms, trainer, writer, console)
+        with records.MetricsWriter(out_dir, config.unit) as writer:
+            _train_all(config, trainer, writer, console)
     except KeyboardInterrupt:
-        _write_report(out_dir, console)
+        _write_report(config, console)
         raise
-    _write_report(out_dir, console)
+    _write_report(config, console)
 
 
 def _train_all(
-    config: Config,
-    arms: Sequence[Arm],
+    config: ComparisonConfig,
     trainer: Trainer,
     writer: records.MetricsWriter,
     console: rich.console.Console,
 ) -> None:
-    runs = config.runs(arms)
+    runs = config.runs()
     with _progress_bar(console) as bar:
-        images_per_run = config.epochs * trainer.images
-        task = bar.add_task("", total=len(runs) * images_per_run, loss="", speed="")
+        examples_per_run = config.epochs * trainer.examples
+        task = bar.add_task("", total=len(runs) * examples_per_run, loss="", speed="")
         for index, run in enumerate(runs):
 
-            def show(progress: Progress, before: int = index * images_per_run) -> None:
+            def show(
+                progress: Progress, before: int = index * examples_per_run
+            ) -> None:
+                speed = progress.examples / progress.seconds
                 bar.update(
                     task,
                     completed=before
-                    + (progress.epoch - 1) * trainer.images
-                    + progress.images,
+                    + (progress.epoch - 1) * trainer.examples
+                    + progress.examples,
                     loss=f"loss {progress.loss:.3f}",
-                    speed=f"{progress.images / progress.seconds:,.0f} images/s",
+                    speed=f"{speed:,.0f} {config.unit}/s",
                 )
 
             title = f"{run.name} ({index + 1}/{len(runs)})"
@@ -104,10 +107,11 @@ def _progress_bar(console: rich.console.Console) -> rich.progress.Progress:
     )
 
 
-def _write_report(out_dir: pathlib.Path, console: rich.console.Console) -> None:
-    experiment = records.read_experiment(out_dir)
+def _write_report(config: ComparisonConfig, console: rich.console.Console) -> None:
+    out_dir = config.out_dir
+    experiment = records.read_experiment(out_dir, type(config))
     if not experiment.rows:
         return
     console.print(report.summary_table(experiment))
-    report.write_report(out_dir)
+    report.write_report(experiment, out_dir)
     console.print(f"Report: {out_dir / records.REPORT_FILE}")

@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 import optax_radam
-from experiments.cifar10.config import Arm, Config, OptimizerName
+from experiments.comparison.config import Arm, ComparisonConfig, OptimizerName
 
 
 def _as_trained(state: optax.OptState, params: optax.Params) -> optax.Params:
@@ -26,6 +26,21 @@ class Optimizer(NamedTuple):
     evaluated: Callable[[optax.OptState, optax.Params], optax.Params] = _as_trained
 
 
+def _shifted_radam(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float,
+    b2: float,
+    eps: float,
+    threshold: float,
+) -> optax.GradientTransformation:
+    """Adam whose steps are rectified at once, from the first tractable step's r_t."""
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    return optax.chain(
+        optax_radam.rectify(adam, b2, threshold, shifted=True),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 # The blog's family. `--b2` is the one setting that the command line changes.
 OPTIMIZERS: dict[OptimizerName, Optimizer] = {
     "adam": Optimizer(optax.adam, {"b1": 0.9, "eps": 1e-8}, has_b2=True),
@@ -33,6 +48,14 @@ OPTIMIZERS: dict[OptimizerName, Optimizer] = {
         optax_radam.radam,
         {"b1": 0.9, "eps": 1e-8, "threshold": 5.0, "fallback": "momentum"},
         has_b2=True,
+    ),
+    "radam-skip": Optimizer(
+        optax_radam.radam,
+        {"b1": 0.9, "eps": 1e-8, "threshold": 5.0, "fallback": "skip"},
+        has_b2=True,
+    ),
+    "radam-shifted": Optimizer(
+        _shifted_radam, {"b1": 0.9, "eps": 1e-8, "threshold": 5.0}, has_b2=True
     ),
     "schedule-free-radam": Optimizer(
         optax_radam.schedule_free_radam,
@@ -64,7 +87,7 @@ def evaluated_params(
 
 
 def make_schedule(
-    arm: Arm, learning_rate: ArrayLike, config: Config, run_steps: int
+    arm: Arm, learning_rate: ArrayLike, config: ComparisonConfig, run_steps: int
 ) -> optax.Schedule:
     """The learning rate as a function of the count of updates.
 
@@ -95,7 +118,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    arm: Arm, learning_rate: ArrayLike, config: Config, run_steps: int
+    arm: Arm, learning_rate: ArrayLike, config: ComparisonConfig, run_steps: int
 ) -> optax.GradientTransformation:
     """The arm's optimizer under its schedule; arguments as in `make_schedule`.
 

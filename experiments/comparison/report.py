@@ -6,8 +6,8 @@ import statistics
 import rich.box
 import rich.table
 
-from experiments.cifar10 import figures, records
-from experiments.cifar10.records import Experiment, Row
+from experiments.comparison import figures, records
+from experiments.comparison.records import Experiment, Row
 
 _COLUMNS = (
     "run",
@@ -17,17 +17,16 @@ _COLUMNS = (
     "train accuracy",
     "test loss",
     "test accuracy",
-    "images/s",
 )
 
 
-def write_report(out_dir: pathlib.Path) -> None:
-    """Draws the pictures and writes `report.md` from the records in a directory.
+def write_report(experiment: Experiment, out_dir: pathlib.Path) -> None:
+    """Draws the pictures and writes `report.md`.
 
     Args:
-      out_dir: has `config.json` and `metrics.jsonl`, of one row at least.
+      experiment: records with one row at least.
+      out_dir: where the files go.
     """
-    experiment = records.read_experiment(out_dir)
     pictures = figures.write_figures(experiment, out_dir)
     text = _markdown(experiment, pictures)
     records.write_whole(
@@ -38,13 +37,13 @@ def write_report(out_dir: pathlib.Path) -> None:
 def summary_table(experiment: Experiment) -> rich.table.Table:
     """The final rows, a line each in a terminal of 80 columns."""
     table = rich.table.Table(
-        title=f"{experiment.config.dataset}, last epochs",
+        title=f"{experiment.config.name}, last epochs",
         box=rich.box.SIMPLE_HEAD,
         padding=0,
         show_edge=False,
     )
     for column in ("optimizer", "schedule"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("rate", "seed", "epoch", "train acc", "test loss", "test acc"):
         table.add_column(column, justify="right")
     for run, metrics in experiment.final_rows():
@@ -71,18 +70,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{metrics.train_accuracy:.4f}",
         f"{metrics.test_loss:.4f}",
         f"{metrics.test_accuracy:.4f}",
-        f"{metrics.images_per_second:,.0f}",
+        f"{metrics.examples_per_second:,.0f}",
     )
 
 
 def _markdown(experiment: Experiment, pictures: list[str]) -> str:
-    expected = len(experiment.config.runs(experiment.arms))
+    expected = len(experiment.config.runs())
     epochs = [row.metrics.epoch for row in experiment.final_rows()]
     finished = epochs.count(experiment.config.epochs)
     versions = ", ".join(f"{name} {v}" for name, v in experiment.versions.items())
-    arms = ", ".join(arm.name for arm in experiment.arms)
+    arms = ", ".join(arm.name for arm in experiment.config.arms)
     lines = [
-        f"# {experiment.config.dataset}: {arms}",
+        f"# {experiment.config.name}: {arms}",
         "",
         f"- Command: `{experiment.command}`",
         f"- Data: {experiment.data}",
@@ -91,13 +90,15 @@ def _markdown(experiment: Experiment, pictures: list[str]) -> str:
     ]
     if finished < expected:
         lines.append(f"- Interrupted: {finished} of {expected} runs are finished.")
+    columns = (*_COLUMNS, f"{experiment.config.unit}/s")
     lines += [
         "",
         "Training figures are means over each epoch's batches as they were trained on,",
-        "with dropout; test figures are over every test image, after the epoch.",
+        "with dropout if the model has any; test figures are over all test",
+        f"{experiment.config.unit}, after the epoch.",
         "",
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|---" + "|---:" * (len(_COLUMNS) - 1) + "|",
+        "| " + " | ".join(columns) + " |",
+        "|---" + "|---:" * (len(columns) - 1) + "|",
     ]
     for row in experiment.final_rows():
         lines.append("| " + " | ".join(_cells(row)) + " |")
@@ -112,10 +113,10 @@ def _best_rates(experiment: Experiment) -> list[str]:
         return []
     lines = [
         "Best rates, by the mean final test accuracy over seeds (chosen on the test",
-        "images themselves, so these accuracies are flattering):",
+        "data itself, so these accuracies are flattering):",
         "",
     ]
-    for arm in experiment.arms:
+    for arm in experiment.config.arms:
         means = {}
         for rate in experiment.config.learning_rates:
             if accuracies := experiment.final_test_accuracies(arm, rate):

@@ -1,0 +1,1 @@
+"""Optimizers compared on any model and data: a task's folder brings those two."""

@@ -1,0 +1,1 @@
+"""A small post-LayerNorm Transformer that sorts; see `python -m` with --help."""
