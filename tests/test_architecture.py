@@ -58,11 +58,16 @@ def test_package_imports_one_way_and_only_jax_and_optax(path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda path: path.stem
+    "path",
+    sorted((ROOT / "experiments").rglob("*.py")),
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
-def test_experiments_use_public_names_alone(path):
+def test_experiments_use_public_names_and_what_they_share(path):
+    folder = path.parent.name
     for name in _imported_modules(path):
         assert not name.startswith(("tests", "optax_radam._")), name
+        if name.startswith("experiments."):
+            assert name.split(".")[1] in {folder, "comparison"}, name
 
 
 def test_public_names_are_listed_and_defined():

@@ -8,8 +8,8 @@ import pytest
 import requests
 import tensorflow_datasets as tfds
 
-from experiments.cifar10 import data, tfds_cifar10
-from experiments.cifar10.config import DataError
+from experiments.cifar10 import data, task, tfds_cifar10
+from experiments.comparison.config import DataError
 
 PER_FILE = 12
 TRAIN_FILES = [f"data_batch_{index}.bin" for index in range(1, 6)]
@@ -77,10 +77,10 @@ def _multiset(images, labels):
 
 def test_digits():
     digits = data.load("digits", None)
-    assert digits.train_images.shape == (1437, 8, 8, 1)
-    assert digits.test_images.shape == (360, 8, 8, 1)
-    assert digits.train_images.dtype == np.uint8
-    assert digits.train_images.max() == digits.pixel_max == 16
+    assert digits.train_inputs.shape == (1437, 8, 8, 1)
+    assert digits.test_inputs.shape == (360, 8, 8, 1)
+    assert digits.train_inputs.dtype == np.uint8
+    assert digits.train_inputs.max() == task.PIXEL_MAX["digits"] == 16
     for labels in (digits.train_labels, digits.test_labels):
         counts = np.bincount(labels)
         np.testing.assert_allclose(counts / counts.sum(), 0.1, atol=0.005)
@@ -94,15 +94,15 @@ def test_prepared_without_tensorflow_and_read_back_exactly(binary_files, prepare
     train = np.concatenate([records[name] for name in TRAIN_FILES])
     test = records["test_batch.bin"]
     for split, images, labels in (
-        (train, loaded.train_images, loaded.train_labels),
-        (test, loaded.test_images, loaded.test_labels),
+        (train, loaded.train_inputs, loaded.train_labels),
+        (test, loaded.test_inputs, loaded.test_labels),
     ):
         planes = split[:, 1:].reshape(-1, 3, 32, 32)
         expected = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
         assert images.shape == expected.shape
         assert images.dtype == np.uint8
         assert _multiset(images, labels) == _multiset(expected, split[:, 0])
-    assert loaded.class_names == tuple(CLASSES)
+    assert loaded.classes == len(CLASSES)
     assert "stored as PNG" in loaded.description
 
 

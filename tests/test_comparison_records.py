@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from cifar10_fixtures import made_up_dataset
+from made_up import made_up_dataset
 
-from experiments.cifar10 import figures, records, report
-from experiments.cifar10.config import Arm, Config, Run
-from experiments.cifar10.training import EpochMetrics
+from experiments.cifar10.config import Config
+from experiments.comparison import figures, records, report
+from experiments.comparison.config import Arm, Run
+from experiments.comparison.training import EpochMetrics
+from experiments.transformer import config as transformer
 
 ROOT = pathlib.Path(__file__).parent.parent
 PNG = b"\x89PNG"
@@ -25,8 +27,8 @@ def _row(epoch=1, rate=0.1, arm="adam", seed=0, loss=1.5, accuracy=0.5):
 def _write(out_dir, config, rows):
     records.create_out_dir(out_dir)
     command = records.command_line(config)
-    records.write_config(out_dir, config, config.arms, command, made_up_dataset(), 3)
-    with records.MetricsWriter(out_dir) as writer:
+    records.write_config(out_dir, config, command, made_up_dataset(), 3)
+    with records.MetricsWriter(out_dir, "images") as writer:
         for row in rows:
             writer.append(row)
 
@@ -35,11 +37,10 @@ def test_round_trip(tmp_path):
     config = Config(learning_rates=(0.1, 0.2), epochs=2, data_dir=tmp_path)
     rows = [_row(), _row(2), _row(rate=0.2, loss=math.inf)]
     _write(tmp_path / "out", config, rows)
-    read = records.read_experiment(tmp_path / "out")
+    read = records.read_experiment(tmp_path / "out", Config)
     assert read.rows[:2] == rows[:2]
     assert math.isnan(read.rows[2].metrics.test_loss)
     assert read.config == Config(learning_rates=(0.1, 0.2), epochs=2)
-    assert read.arms == config.arms
     assert read.final_rows() == [read.rows[1], read.rows[2]]
 
 
@@ -66,7 +67,7 @@ def test_config_names_versions_and_settings_but_no_directory(tmp_path):
     assert str(tmp_path) not in text
     content = json.loads(text)
     assert content["command"] == (
-        "python -m experiments.cifar10 --dataset cifar10 --data-dir DIR --b2 0.99"
+        "python -m experiments.cifar10 --b2 0.99 --dataset cifar10 --data-dir DIR"
     )
     assert content["optimizer_settings"]["radam"] == {
         "b1": 0.9,
@@ -89,7 +90,7 @@ def test_every_picture_and_the_report(tmp_path):
         for epoch in (1, 2)
     ]
     _write(tmp_path, config, rows)
-    report.write_report(tmp_path)
+    report.write_report(records.read_experiment(tmp_path, Config), tmp_path)
     pictures = ["learning_curves.png", "accuracy_by_learning_rate.png"]
     text = (tmp_path / "report.md").read_text()
     for name in pictures:
@@ -106,7 +107,7 @@ def test_one_rate_and_an_interrupted_or_diverged_run_still_have_a_report(
 ):
     config = Config(epochs=2, learning_rates=(0.1,))
     _write(tmp_path, config, [_row(), _row(2), _row(arm="radam", loss=loss)])
-    report.write_report(tmp_path)
+    report.write_report(records.read_experiment(tmp_path, Config), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "Interrupted: 1 of 2 runs are finished" in text
     assert not (tmp_path / "accuracy_by_learning_rate.png").exists()
@@ -119,7 +120,7 @@ def test_legends_of_long_names_fit_into_the_figure(tmp_path):
         learning_rates=(0.1, 0.2),
     )
     _write(tmp_path, config, [_row(rate=rate) for rate in (0.1, 0.2)])
-    experiment = records.read_experiment(tmp_path)
+    experiment = records.read_experiment(tmp_path, Config)
     for draw in (figures.draw_learning_curves, figures.draw_learning_rates):
         figure = draw(experiment)
         (legend,) = figure.legends
@@ -129,12 +130,12 @@ def test_legends_of_long_names_fit_into_the_figure(tmp_path):
 def test_curves_show_the_records(tmp_path):
     config = Config(epochs=2, learning_rates=(0.1,))
     _write(tmp_path, config, [_row(accuracy=0.3), _row(2, accuracy=0.7)])
-    figure = figures.draw_learning_curves(records.read_experiment(tmp_path))
+    figure = figures.draw_learning_curves(records.read_experiment(tmp_path, Config))
     lines = figure.axes[0].get_lines()
     assert list(lines[0].get_xdata()) == [1, 2]
     assert list(lines[0].get_ydata()) == [0.3, 0.7]
     factors = {line.get_label(): line for line in figure.axes[2].get_lines()}
-    r_t = factors["$r_t$ of radam, b2 = 0.999"]
+    r_t = factors["$r_t$, b2 = 0.999"]
     assert r_t.get_xdata()[-1] == 2
     assert r_t.get_ydata()[-1] == pytest.approx(0.0258, abs=1e-4)  # at step 6
 
@@ -155,10 +156,10 @@ def test_write_whole_keeps_the_old_file_if_writing_fails(tmp_path):
 
 _FILL = """
 import resource, signal, sys
-from tests import test_cifar10_records as t
+from tests import test_comparison_records as t
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-with t.records.MetricsWriter(t.pathlib.Path(sys.argv[1])) as writer:
+with t.records.MetricsWriter(t.pathlib.Path(sys.argv[1]), "images") as writer:
     for epoch in range(1, 100):
         writer.append(t._row(epoch))
 """
@@ -198,5 +199,21 @@ def test_overwriting_replaces_results_and_nothing_else(tmp_path):
     _write(tmp_path, Config(), [_row(1), _row(2)])
     (tmp_path / "notes.txt").write_text("mine")
     _write(tmp_path, Config(), [_row(1)])
-    assert len(records.read_experiment(tmp_path).rows) == 1
+    assert len(records.read_experiment(tmp_path, Config).rows) == 1
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "config_class", "runs"),
+    [
+        ("demo", Config, 24),
+        ("warmups", Config, 72),
+        ("cifar10-2-epochs", Config, 2),
+        ("transformer", transformer.Config, 72),
+    ],
+)
+def test_committed_results_can_be_read(name, config_class, runs):
+    folder = ROOT / "experiments" / "results" / name
+    experiment = records.read_experiment(folder, config_class)
+    assert [row.run for row in experiment.final_rows()] == experiment.config.runs()
+    assert len(experiment.final_rows()) == runs

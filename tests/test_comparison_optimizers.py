@@ -1,10 +1,12 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracles
 import pytest
 
-from experiments.cifar10 import optimizers
-from experiments.cifar10.config import Arm, Config
+from experiments.cifar10.config import Config
+from experiments.comparison import optimizers
+from experiments.comparison.config import Arm
 
 
 def _rates(schedule, counts, run_steps=100, **fields):
@@ -24,10 +26,20 @@ def test_flags_reach_the_schedules():
     np.testing.assert_allclose(fixed, [0.05, 0.1, 0.05, 0, 0], rtol=1e-6, atol=1e-9)
 
 
+def _rectification(step, b2):
+    return float(oracles.rectification(step, b2))
+
+
 # The second of two steps under gradients of 1 and of 2, at rate 0.1, by hand.
 _SECOND_UPDATES = {
     "adam": -0.1 * (0.29 / 0.19) / np.sqrt(0.49 / 0.19),  # at b2 = 0.9
     "radam": -0.1 * 0.29 / 0.19,  # momentum
+    "radam-skip": 0.0,  # silent
+    # r_t of the seventh step, here the second.
+    "radam-shifted": -0.1
+    * (0.29 / 0.19)
+    / np.sqrt(0.49 / 0.19)
+    * _rectification(7, 0.9),
     "schedule-free-radam": 0.0,  # silent
     "sgd": -0.1 * (0.9 * 1 + 2),
     "adagrad": -0.1 * 2 / np.sqrt(0.1 + 1 + 4),

@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from experiments.cifar10 import experiment
-from experiments.cifar10.config import Arm, Config, Run
+from experiments.cifar10.config import Config
+from experiments.comparison import experiment
+from experiments.comparison.config import Arm, Run
 
 
 def test_every_combination_runs():
@@ -13,16 +14,28 @@ def test_every_combination_runs():
         learning_rates=(0.1, 1e-3),
         seeds=(0, 7),
     )
-    runs = config.runs(config.arms)
+    runs = config.runs()
     assert len(set(runs)) == 16
     assert runs[0] == Run(Arm("adam", "constant"), 0.1, 0)
     assert runs[-1].name == "sgd-untuned-linear-warmup-0.001-s7"
     assert len({run.name for run in runs}) == 16
 
 
+def test_an_optimizer_may_name_its_one_schedule():
+    config = Config(
+        optimizers=("adam", "sgd:untuned-linear-warmup"),
+        schedules=("constant", "warmup-linear-decay"),
+    )
+    assert config.arms == (
+        Arm("adam", "constant"),
+        Arm("adam", "warmup-linear-decay"),
+        Arm("sgd", "untuned-linear-warmup"),
+    )
+
+
 def test_defaults():
     config = Config()
-    assert [run.name for run in config.runs(config.arms)] == [
+    assert [run.name for run in config.runs()] == [
         "adam-constant-0.001-s0",
         "radam-constant-0.001-s0",
     ]
@@ -35,6 +48,12 @@ def test_defaults():
     [
         ({"optimizers": ()}, "--optimizers must be a list of one entry at least"),
         ({"optimizers": ("adam", "adam")}, "--optimizers must not repeat 'adam'"),
+        ({"optimizers": ("lamb",)}, "--optimizers must be one of adam, radam, .*lamb"),
+        ({"optimizers": ("sgd:cosine",)}, "--schedules must be one of .*'cosine'"),
+        (
+            {"optimizers": ("sgd", "sgd:constant")},
+            "--optimizers must not repeat 'sgd constant'",
+        ),
         ({"schedules": ("constant",) * 2}, "--schedules must not repeat 'constant'"),
         ({"seeds": (1, 1)}, "--seeds must not repeat 1"),
         ({"learning_rates": (0.1, 0.10)}, "--learning-rates must not repeat 0.1"),
@@ -66,6 +85,6 @@ def test_bad_flags_are_refused_by_name(fields, message):
 def test_a_b2_that_radam_refuses_is_refused_before_any_data_is_read(tmp_path):
     config = Config(dataset="cifar10", b2=0.5, out=tmp_path / "out")
     with pytest.raises(ValueError, match=r"`b2` must be in \(0.666666667, 1\)"):
-        experiment.check(config, config.arms)
+        experiment.check(config)
     adam = Config(optimizers=("adam",), b2=0.5, out=tmp_path / "out")
-    experiment.check(adam, adam.arms)
+    experiment.check(adam)

@@ -1,8 +1,9 @@
-"""Small images for the tests of `experiments.cifar10`."""
+"""Small images for the tests of the experiments, and their task."""
 
 import numpy as np
 
-from experiments.cifar10.data import Dataset
+from experiments.cifar10.task import make_task
+from experiments.comparison.task import Dataset
 
 
 def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):
@@ -18,7 +19,11 @@ def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):
     return Dataset(
         *images_and_labels(train),
         *images_and_labels(test),
-        pixel_max=16,
-        class_names=tuple(map(str, range(classes))),
+        classes=classes,
         description="made-up images",
     )
+
+
+def made_up_task():
+    """A CNN that learns them."""
+    return make_task(made_up_dataset(), pixel_max=16)

@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cifar10_fixtures import made_up_dataset
 from flax import nnx
+from made_up import made_up_dataset, made_up_task
 
-from experiments.cifar10 import model, optimizers, training
-from experiments.cifar10.config import Arm, Config, Run
+from experiments.cifar10 import model
+from experiments.cifar10.config import Config
 from experiments.cifar10.model import CNN
+from experiments.comparison import optimizers, training
+from experiments.comparison.config import Arm, Run
 
 # 20 images in batches of 8: the third has 4, and is padded.
 CONFIG = Config(epochs=2, batch_size=8, learning_rates=(0.05,))
@@ -20,7 +22,7 @@ ADAM, RADAM, SGD = (Arm(name, "constant") for name in ("adam", "radam", "sgd"))
 
 @pytest.fixture(scope="module")
 def trainer():
-    return training.Trainer(made_up_dataset(), CONFIG)
+    return training.Trainer(made_up_task(), CONFIG)
 
 
 def _cross_entropies(logits, labels):
@@ -56,7 +58,7 @@ def test_an_epoch_is_the_plain_loop_over_unpadded_batches(monkeypatch):
     """Without dropout, whose masks a padded batch would draw differently."""
     monkeypatch.setattr(model, "DROPOUT_RATE", 0.0)
     dataset = made_up_dataset()
-    trainer = training.Trainer(dataset, dataclasses.replace(CONFIG, epochs=1))
+    trainer = training.Trainer(made_up_task(), dataclasses.replace(CONFIG, epochs=1))
     run = Run(SGD, 0.05, seed=3)
     params = trainer.initial_state(run).params
     (metrics,) = trainer.train(run)
@@ -78,14 +80,14 @@ def test_an_epoch_is_the_plain_loop_over_unpadded_batches(monkeypatch):
 
     for start in (0, 8, 16):
         batch = order[start : start + 8]
-        pixels = jnp.float32(dataset.train_images[batch]) / 16
+        pixels = jnp.float32(dataset.train_inputs[batch]) / 16
         labels = dataset.train_labels[batch]
         gradients, logits = gradients_and_logits(params, pixels, labels)
         losses.extend(_cross_entropies(logits, labels))
         right.extend(np.argmax(logits, axis=1) == labels)
         updates, state = optimizer.update(gradients, state)
         params = optax.apply_updates(params, updates)
-    logits = nnx.merge(graphdef, params)(jnp.float32(dataset.test_images) / 16)
+    logits = nnx.merge(graphdef, params)(jnp.float32(dataset.test_inputs) / 16)
 
     assert metrics.epoch == 1
     assert metrics.step == 3
@@ -95,7 +97,7 @@ def test_an_epoch_is_the_plain_loop_over_unpadded_batches(monkeypatch):
     np.testing.assert_allclose(metrics.test_loss, expected, rtol=1e-4)
     expected = np.mean(np.argmax(logits, axis=1) == dataset.test_labels)
     np.testing.assert_allclose(metrics.test_accuracy, expected)
-    assert metrics.images_per_second == pytest.approx(20 / metrics.seconds)
+    assert metrics.examples_per_second == pytest.approx(20 / metrics.seconds)
 
 
 def test_a_seed_fixes_all_that_is_random_for_every_arm(trainer):
@@ -122,7 +124,7 @@ def test_runs_repeat_exactly_and_are_traced_once_for_all_rates(monkeypatch):
         training.Trainer, "_step", lambda self, arm, *rest: step(self, arm, *rest)
     )
     chex.clear_trace_counter()
-    trainer = training.Trainer(made_up_dataset(), CONFIG)
+    trainer = training.Trainer(made_up_task(), CONFIG)
 
     def curve(rate, seed):
         untimed = [m[:-2] for m in trainer.train(Run(RADAM, rate, seed))]
@@ -160,11 +162,10 @@ def test_every_step_has_dropout_masks_of_its_own():
 
 
 def test_evaluation_covers_the_test_images_in_partial_batches(monkeypatch):
-    dataset = made_up_dataset()
-    whole = training.Trainer(dataset, CONFIG)
+    whole = training.Trainer(made_up_task(), CONFIG)
     params = whole.initial_state(Run(ADAM, 0.1, 0)).params
     monkeypatch.setattr(training, "_EVALUATION_BATCH", 3)  # 3 + 3 + 1 of 7
-    parts = training.Trainer(dataset, CONFIG).evaluate(params)
+    parts = training.Trainer(made_up_task(), CONFIG).evaluate(params)
     np.testing.assert_allclose(parts, whole.evaluate(params), rtol=1e-6)
 
 
@@ -198,11 +199,11 @@ def test_learning_rates_reach_the_optimizer_as_scheduled(trainer):
 def test_progress_is_told_at_the_end_of_each_epoch(trainer):
     told = []
     metrics = list(trainer.train(Run(ADAM, 0.05, 0), told.append))
-    assert [p.epoch for p in told if p.images == 20] == [1, 2]
-    ends = [p.loss for p in told if p.images == 20]
+    assert [p.epoch for p in told if p.examples == 20] == [1, 2]
+    ends = [p.loss for p in told if p.examples == 20]
     np.testing.assert_allclose(ends, [m.train_loss for m in metrics])
 
 
 def test_batch_larger_than_the_training_set_is_refused():
     with pytest.raises(ValueError, match="--batch-size must be at most 20"):
-        training.Trainer(made_up_dataset(), dataclasses.replace(CONFIG, batch_size=21))
+        training.Trainer(made_up_task(), dataclasses.replace(CONFIG, batch_size=21))
