@@ -16,13 +16,16 @@ CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 SMOKE := import jax, optax, optax_radam as o; t = o.radam(0.1); p = jax.numpy.ones(2); \
   t.update(p, t.init(p)); print("wheel works, jax", jax.__version__, "optax", optax.__version__)
 
-.PHONY: demo test test-oldest check clean
+.PHONY: demo test soak test-oldest check clean
 
 demo: $(VENV)/experiments  ## Digits in three minutes: Adam, RAdam, Adam with a warmup
 	$(BIN)/python -m experiments.cifar10.demo
 
 test: $(VENV)/dev  ## All tests and doctests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: $(VENV)/dev  ## The long tests
+	$(BIN)/python -m pytest -m soak -n 2
 
 test-oldest: $(VENV)/dev  ## The wheel alone, newest and oldest; core tests on oldest
 	rm -rf dist && $(BIN)/python -m build

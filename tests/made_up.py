@@ -1,9 +1,12 @@
 """Small images for the tests of the experiments, and their task."""
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from experiments.cifar10.convolution import convolve
 from experiments.cifar10.task import make_task
-from experiments.comparison.task import Dataset
+from experiments.comparison.task import Dataset, Task
 
 
 def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):
@@ -25,5 +28,31 @@ def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):
 
 
 def made_up_task():
-    """A CNN that learns them."""
+    """The experiment's CNN, to learn them."""
     return make_task(made_up_dataset(), pixel_max=16)
+
+
+class SmallCNN(nnx.Module):
+    """A convolution, dropout and a dense layer: quick to compile."""
+
+    def __init__(self, *, rngs):
+        self.convolution = nnx.Conv(
+            1, 4, (3, 3), conv_general_dilated=convolve, rngs=rngs
+        )
+        self.dropout = nnx.Dropout(0.2)
+        self.logits = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x, dropout_key):
+        x = nnx.relu(self.convolution(x)).mean((1, 2))
+        return self.logits(
+            x if dropout_key is None else self.dropout(x, rngs=dropout_key)
+        )
+
+
+def small_task():
+    """A quick one, with all that the experiment's has."""
+    return Task(
+        made_up_dataset(),
+        lambda rngs: SmallCNN(rngs=rngs),
+        lambda model, x, key: model(x.astype(jnp.result_type(float)) / 16, key),
+    )

@@ -57,23 +57,3 @@ def test_max_pool_and_its_gradient():
     ours = jax.grad(lambda x: jnp.sum(model._max_pool(x) ** 2))(x)
     theirs = jax.grad(lambda x: jnp.sum(nnx.max_pool(x, (2, 2), (2, 2)) ** 2))(x)
     np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize("size", [(2, 2), (2, 1), (4, 2), (8, 8)])
-def test_convolution_of_tiny_images_is_the_plain_one(size):
-    keys = jax.random.split(jax.random.key(0), 2)
-    x = jax.random.normal(keys[0], (3, *size, 5))
-    kernel = jax.random.normal(keys[1], (3, 3, 5, 7))
-    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-
-    def loss(convolve, x, kernel):
-        return jnp.sum(jnp.sin(convolve(x, kernel, (1, 1), "SAME", **options)))
-
-    for function in (loss, jax.grad(loss, (1, 2))):
-        ours = function(model._convolve, x, kernel)
-        plain = function(jax.lax.conv_general_dilated, x, kernel)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-            ours,
-            plain,
-        )

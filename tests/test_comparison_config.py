@@ -73,7 +73,7 @@ def test_defaults():
         ({"end_value": -1.0}, "--end-value must be >= 0, got -1.0"),
         (
             {"schedules": ("warmup-linear-decay",), "learning_rates": (0.1, 1e-6)},
-            "--end-value must be at most 1e-06, the lowest of --learning-rates, got",
+            "--end-value must be at most 1e-06, the lowest learning rate of adam",
         ),
     ],
 )

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import chex
@@ -7,12 +8,12 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from made_up import made_up_dataset, made_up_task
+from made_up import made_up_dataset, made_up_task, small_task
 
 from experiments.cifar10 import model
 from experiments.cifar10.config import Config
 from experiments.cifar10.model import CNN
-from experiments.comparison import optimizers, training
+from experiments.comparison import population, training
 from experiments.comparison.config import Arm, Run
 
 # 20 images in batches of 8: the third has 4, and is padded.
@@ -22,7 +23,12 @@ ADAM, RADAM, SGD = (Arm(name, "constant") for name in ("adam", "radam", "sgd"))
 
 @pytest.fixture(scope="module")
 def trainer():
-    return training.Trainer(made_up_task(), CONFIG)
+    return training.Trainer(small_task(), CONFIG)
+
+
+def _train(trainer, run, **options):
+    """The metrics of a run alone."""
+    return [metrics for _, (metrics,) in trainer.train([run], **options)]
 
 
 def _cross_entropies(logits, labels):
@@ -31,27 +37,18 @@ def _cross_entropies(logits, labels):
     return log_sums - logits[np.arange(len(labels)), labels]
 
 
-def test_schedule_free_runs_are_evaluated_with_averaged_weights(trainer, monkeypatch):
+def test_schedule_free_runs_are_evaluated_with_averaged_weights(trainer):
     run = Run(Arm("schedule-free-radam", "constant"), 0.05, seed=0)
-    averages = []
-
-    def average(state, params):
-        averages.append(jax.tree.map(lambda y, z: (y - 0.1 * z) / 0.9, params, state.z))
-        return params
-
-    entry = optimizers.OPTIMIZERS["schedule-free-radam"]
-    with monkeypatch.context() as patch:
-        patch.setitem(
-            optimizers.OPTIMIZERS,
-            "schedule-free-radam",
-            entry._replace(evaluated=average),
-        )
-        *_, as_trained = trainer.train(run)
-    *_, metrics = trainer.train(run)
-    loss, accuracy = trainer.evaluate(averages[-1])
+    *_, (state, (metrics,)) = trainer.train([run])
+    trained, z = state.train.weights.params, state.train.opt_state.z
+    average = jax.tree.map(lambda y, z: (y - 0.1 * z) / 0.9, trained, z)
+    weights = state.train.weights._replace(params=average)
+    (loss,), (accuracy,) = trainer.evaluate(weights, trainer._test)
     np.testing.assert_allclose(metrics.test_loss, loss, rtol=1e-5)
     assert metrics.test_accuracy == accuracy
-    assert metrics.test_loss != as_trained.test_loss
+    assert (
+        metrics.test_loss != trainer.evaluate(state.train.weights, trainer._test)[0][0]
+    )
 
 
 def test_an_epoch_is_the_plain_loop_over_unpadded_batches(monkeypatch):
@@ -60,13 +57,15 @@ def test_an_epoch_is_the_plain_loop_over_unpadded_batches(monkeypatch):
     dataset = made_up_dataset()
     trainer = training.Trainer(made_up_task(), dataclasses.replace(CONFIG, epochs=1))
     run = Run(SGD, 0.05, seed=3)
-    params = trainer.initial_state(run).params
-    (metrics,) = trainer.train(run)
+    params = jax.tree.map(
+        lambda x: x[0], trainer.initial_state([run]).train.weights.params
+    )
+    (metrics,) = _train(trainer, run)
 
     graphdef = nnx.graphdef(CNN((8, 8, 1), 3, rngs=nnx.Rngs(0)))
     optimizer = optax.sgd(0.05, momentum=0.9)
     state = optimizer.init(params)
-    order = trainer._order(jax.random.key(3), 0)[:20]
+    order = training.epoch_order(jax.random.key(3), 0, 20, 8)[:20]
     losses, right = [], []
 
     @jax.jit
@@ -104,7 +103,7 @@ def test_a_seed_fixes_all_that_is_random_for_every_arm(trainer):
     """At a rate that moves nothing, all arms see the same images and masks."""
     curves = {
         (arm, seed): [
-            (m.train_loss, m.test_loss) for m in trainer.train(Run(arm, 1e-30, seed))
+            (m.train_loss, m.test_loss) for m in _train(trainer, Run(arm, 1e-30, seed))
         ]
         for arm in (ADAM, RADAM)
         for seed in (0, 1)
@@ -118,23 +117,27 @@ def test_a_seed_fixes_all_that_is_random_for_every_arm(trainer):
     assert first[1] == second[1]
 
 
-def test_runs_repeat_exactly_and_are_traced_once_for_all_rates(monkeypatch):
+def test_runs_repeat_exactly_and_are_traced_once_for_all_rates_and_schedules(
+    monkeypatch,
+):
     step = chex.assert_max_traces(training.Trainer._step, n=1)
     monkeypatch.setattr(
-        training.Trainer, "_step", lambda self, arm, *rest: step(self, arm, *rest)
+        training.Trainer, "_step", lambda self, name, *rest: step(self, name, *rest)
     )
     chex.clear_trace_counter()
-    trainer = training.Trainer(made_up_task(), CONFIG)
+    trainer = training.Trainer(small_task(), CONFIG)
 
-    def curve(rate, seed):
-        untimed = [m[:-2] for m in trainer.train(Run(RADAM, rate, seed))]
-        return untimed, [m.step for m in trainer.train(Run(RADAM, rate, seed))]
+    def curve(rate, seed, schedule="constant"):
+        run = Run(Arm("radam", schedule), rate, seed)
+        metrics = _train(trainer, run)
+        return [m[:-2] for m in metrics], [m.step for m in metrics]
 
     first, steps = curve(0.05, 0)
     assert steps == [3, 6]
     assert curve(0.05, 0)[0] == first
     assert curve(0.01, 0)[0] != first
     assert curve(0.05, 1)[0] != first
+    assert curve(0.05, 0, "untuned-linear-warmup")[0] != first
 
 
 def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
@@ -143,7 +146,7 @@ def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
     for order in orders:
         assert order.shape == (24,)
         np.testing.assert_array_equal(np.sort(order[:20]), np.arange(20))
-        np.testing.assert_array_equal(order[20:], 0)
+        np.testing.assert_array_equal(order[20:], order[:4])
     assert not np.array_equal(orders[0], orders[1])
     assert training.epoch_order(root, 0, 16, 8).shape == (16,)
 
@@ -162,11 +165,11 @@ def test_every_step_has_dropout_masks_of_its_own():
 
 
 def test_evaluation_covers_the_test_images_in_partial_batches(monkeypatch):
-    whole = training.Trainer(made_up_task(), CONFIG)
-    params = whole.initial_state(Run(ADAM, 0.1, 0)).params
+    whole = training.Trainer(small_task(), CONFIG)
+    weights = whole.initial_state([Run(ADAM, 0.1, 0)]).train.weights
     monkeypatch.setattr(training, "_EVALUATION_BATCH", 3)  # 3 + 3 + 1 of 7
-    parts = training.Trainer(made_up_task(), CONFIG).evaluate(params)
-    np.testing.assert_allclose(parts, whole.evaluate(params), rtol=1e-6)
+    parts = training.Trainer(small_task(), CONFIG).evaluate(weights, whole._test)
+    np.testing.assert_allclose(parts, whole.evaluate(weights, whole._test), rtol=1e-6)
 
 
 def test_learning_rates_reach_the_optimizer_as_scheduled(trainer):
@@ -177,28 +180,139 @@ def test_learning_rates_reach_the_optimizer_as_scheduled(trainer):
         # The run has 6 steps: a warmup of 0.6, then a line to 1e-5 at step 6.
         "warmup-linear-decay": 0.05 + (1e-5 - 0.05) * (1 - 0.6) / (6 - 0.6),
     }
-    order = trainer._order(jax.random.key(0), 0)
-    moved = {}
-    for schedule in schedules:
-        run = Run(Arm("sgd", schedule), 0.05, 0)
-        before = trainer.initial_state(run)
-        after = trainer._compiled_step(run.arm, before)(
-            trainer.initial_state(run),
-            *trainer._train_data,
-            order,
-            jax.random.key(0),
-            jnp.float32(0.05),
+    runs = [Run(Arm("sgd", schedule), 0.05, 0) for schedule in schedules]
+    before = trainer.initial_state(runs).train.weights.params
+    after = _state_after(trainer, runs, 1).train.weights.params
+    moved = jax.vmap(optax.tree.norm)(jax.tree.map(jnp.subtract, after, before))
+    expected = np.array(list(schedules.values())) / 0.05
+    np.testing.assert_allclose(moved / moved[0], expected, rtol=1e-3)
+
+
+class _EnoughError(Exception):
+    pass
+
+
+def _state_after(trainer, runs, steps, state=None):
+    """The state of a group after so many updates."""
+    reached = []
+
+    def stop(state):
+        if state.train.step[0] == steps:
+            reached.append(state)
+            raise _EnoughError
+
+    with contextlib.suppress(_EnoughError):
+        for epoch_end, _ in trainer.train(runs, state, after_step=stop):
+            if epoch_end.train.step[0] == steps:
+                return epoch_end
+    return reached[0]
+
+
+_DIFFERENT_RUNS = [
+    Run(Arm("radam", "constant"), 3e-3, seed=0),
+    Run(Arm("radam", "warmup-linear-decay"), 1e-3, seed=1),
+    Run(Arm("radam", "untuned-linear-warmup"), 3e-3, seed=0),
+]
+_MANY_EPOCHS = Config(epochs=17, batch_size=8, b2=0.9)
+
+
+def _difference(group, alone, index):
+    """The largest of any parameter, relative to the largest of its array."""
+    return max(
+        np.max(np.abs(a[index] - b[0])) / np.max(np.abs(b))
+        for a, b in zip(
+            jax.tree.leaves(group.train.weights.params),
+            jax.tree.leaves(alone.train.weights.params),
+            strict=True,
         )
-        difference = jax.tree.map(jnp.subtract, after.params, before.params)
-        moved[schedule] = float(optax.tree.norm(difference))
-    for schedule, rate in schedules.items():
-        ratio = moved[schedule] / moved["constant"]
-        np.testing.assert_allclose(ratio, rate / 0.05, rtol=1e-3)
+    )
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_a_run_in_a_group_is_the_run_alone(monkeypatch, side_by_side):
+    if side_by_side:
+        monkeypatch.setattr(population, "SEQUENTIAL_PLATFORMS", set())
+    trainer = training.Trainer(small_task(), _MANY_EPOCHS)
+    for steps, tolerance in ((1, 1e-5), (50, 1e-3)):
+        group = _state_after(trainer, _DIFFERENT_RUNS, steps)
+        for index, run in enumerate(_DIFFERENT_RUNS):
+            alone = _state_after(trainer, [run], steps)
+            assert _difference(group, alone, index) < tolerance
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_a_run_in_a_group_is_the_run_alone_to_ten_digits(monkeypatch, side_by_side):
+    if side_by_side:
+        monkeypatch.setattr(population, "SEQUENTIAL_PLATFORMS", set())
+
+    def double(state):
+        return jax.tree.map(
+            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
+        )
+
+    with jax.enable_x64(True):
+        trainer = training.Trainer(small_task(), _MANY_EPOCHS)
+        runs = _DIFFERENT_RUNS
+        group = _state_after(trainer, runs, 50, double(trainer.initial_state(runs)))
+        for index, run in enumerate(runs):
+            start = double(trainer.initial_state([run]))
+            alone = _state_after(trainer, [run], 50, start)
+            assert alone.train.weights.params.logits.kernel[...].dtype == jnp.float64
+            assert _difference(group, alone, index) < 1e-10
+
+
+def test_training_goes_on_from_any_step_as_if_nothing_had_been():
+    config = dataclasses.replace(CONFIG, epochs=3, validation=5)
+    trainer = training.Trainer(small_task(), config)
+    runs = [Run(ADAM, 0.05, 0), Run(ADAM, 0.01, 1)]
+    whole = [metrics for _, metrics in trainer.train(runs)]
+    assert trainer.steps_per_epoch == 2
+    for steps in (1, 2, 3):
+        state = _state_after(trainer, runs, steps)
+        rest = [metrics for _, metrics in trainer.train(runs, state)]
+        for expected, actual in zip(reversed(whole), reversed(rest), strict=False):
+            assert [m[:-2] for m in actual] == [m[:-2] for m in expected]
+        assert len(rest) == 3 - steps // 2
+
+
+def test_held_out_examples_choose_and_the_test_is_read_once(monkeypatch):
+    config = dataclasses.replace(CONFIG, epochs=4, validation=8, limit_train=9)
+    dataset = made_up_dataset()
+    trainer = training.Trainer(small_task(), config)
+    assert trainer.examples == 9
+    held_out = dataset.train_inputs[-8:], dataset.train_labels[-8:]
+    np.testing.assert_array_equal(trainer._held_out.inputs, held_out[0])
+    np.testing.assert_array_equal(trainer._held_out.labels, held_out[1])
+    np.testing.assert_array_equal(trainer._train.inputs, dataset.train_inputs[:9])
+    runs = [Run(ADAM, 0.01, 0), Run(ADAM, 1e-4, 1)]
+    epochs, weights = [], []
+    for state, metrics in trainer.train(runs):
+        epochs.append(metrics)
+        weights.append(jax.tree.map(np.asarray, state.train.weights))
+    for index in range(2):
+        curve = [metrics[index] for metrics in epochs]
+        assert [m.test_loss is None for m in curve] == [True, True, True, False]
+        assert [m.best_test_accuracy is None for m in curve] == [True] * 3 + [False]
+        best = int(np.argmax([m.validation_accuracy for m in curve]))
+        assert curve[-1].best_epoch == best + 1
+        accuracies = trainer.evaluate(weights[best], trainer._test)[1]
+        assert curve[-1].best_test_accuracy == accuracies[index]
+        accuracies = trainer.evaluate(weights[-1], trainer._held_out)[1]
+        assert curve[-1].validation_accuracy == accuracies[index]
+
+
+def test_a_diverged_run_is_recorded_and_the_others_go_on(trainer):
+    runs = [Run(SGD, 1e30, 0), Run(SGD, 0.05, 0)]
+    *_, (_, (diverged, sound)) = trainer.train(runs)
+    assert not np.isfinite(diverged.train_loss)
+    *_, alone = _train(trainer, runs[1])
+    assert np.isfinite(sound.train_loss)
+    np.testing.assert_allclose(sound.train_loss, alone.train_loss, rtol=1e-5)
 
 
 def test_progress_is_told_at_the_end_of_each_epoch(trainer):
     told = []
-    metrics = list(trainer.train(Run(ADAM, 0.05, 0), told.append))
+    metrics = _train(trainer, Run(ADAM, 0.05, 0), on_progress=told.append)
     assert [p.epoch for p in told if p.examples == 20] == [1, 2]
     ends = [p.loss for p in told if p.examples == 20]
     np.testing.assert_allclose(ends, [m.train_loss for m in metrics])
@@ -206,4 +320,4 @@ def test_progress_is_told_at_the_end_of_each_epoch(trainer):
 
 def test_batch_larger_than_the_training_set_is_refused():
     with pytest.raises(ValueError, match="--batch-size must be at most 20"):
-        training.Trainer(made_up_task(), dataclasses.replace(CONFIG, batch_size=21))
+        training.Trainer(small_task(), dataclasses.replace(CONFIG, batch_size=21))

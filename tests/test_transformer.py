@@ -80,9 +80,10 @@ def test_losses_and_accuracies_are_means_over_labels(sorting):
     """At a rate that moves nothing, evaluation is a plain mean."""
     trainer = Trainer(sorting, Config(epochs=1))
     run = Run(Config().arms[0], 1e-30, seed=0)
-    params = trainer.initial_state(run).params
-    (metrics,) = trainer.train(run)
-    transformer = nnx.merge(trainer._graphdef, params)
+    weights = trainer.initial_state([run]).train.weights
+    ((_, (metrics,)),) = trainer.train([run])
+    weights = jax.tree.map(lambda leaf: leaf[0], weights)
+    transformer = nnx.merge(trainer._graphdef, *weights)
     for part, loss, accuracy in (
         ("train", metrics.train_loss, metrics.train_accuracy),
         ("test", metrics.test_loss, metrics.test_accuracy),

@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from experiments.cifar10.config import Config
+from experiments.cifar10.presets import PRESETS
 from experiments.comparison import command
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def load_task(config: Config) -> "Task":
 
 def main() -> int:
     """Runs the experiment that the flags describe; returns the exit status."""
-    return command.run_flags(Config, load_task)
+    return command.run_flags(Config, load_task, PRESETS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What every comparison is told: its flags, their defaults and their ranges."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 OptimizerName = Literal[
@@ -17,7 +19,16 @@ OptimizerName = Literal[
     "adagrad",
     "rmsprop",
 ]
-ScheduleName = Literal["constant", "warmup-linear-decay", "untuned-linear-warmup"]
+# What learning-rate schedules are made of, joined by "+"; N is a number of updates.
+SCHEDULE_FACTORS = (
+    "constant",
+    "warmup-linear-decay",
+    "warmup-linear-decay-N",
+    "step-decay",
+    "linear-warmup-N",
+    "untuned-linear-warmup",
+    "untuned-exponential-warmup",
+)
 
 
 class ConfigError(ValueError):
@@ -32,7 +43,7 @@ class Arm(NamedTuple):
     """What is compared: an optimizer under a schedule."""
 
     optimizer: OptimizerName
-    schedule: ScheduleName
+    schedule: str  # of `SCHEDULE_FACTORS`
 
     @property
     def name(self) -> str:
@@ -65,28 +76,47 @@ class ComparisonConfig:
     optimizers: tuple[str, ...] = ("adam", "radam")
     """Of adam, radam, radam-skip, radam-shifted, schedule-free-radam, sgd, adagrad,
     rmsprop; each under all of --schedules, or, as NAME:SCHEDULE, under that one."""
-    schedules: tuple[ScheduleName, ...] = ("constant",)
-    """Learning-rate schedules to run each optimizer under."""
+    schedules: tuple[str, ...] = ("constant",)
+    """Of constant, warmup-linear-decay, warmup-linear-decay-N, step-decay,
+    linear-warmup-N, untuned-linear-warmup, untuned-exponential-warmup (N: updates);
+    several are multiplied as in linear-warmup-100+step-decay."""
     schedule_steps: int | None = None
     """Updates that warmup-linear-decay takes to reach its end. None: the whole run."""
     warmup_proportion: float = 0.1
     """Share of those updates that is warmup, in [0, 1)."""
     end_value: float = 1e-5
     """Learning rate at the end of warmup-linear-decay."""
+    step_decay_at: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the run, in (0, 1), after which step-decay divides by 10."""
     learning_rates: tuple[float, ...] = (1e-3,)
     """Learning rates to run each of them at; a schedule's highest."""
+    rates_of: tuple[str, ...] = ()
+    """An optimizer's own rates instead, as in sgd=0.01,0.03,0.1."""
     b2: float = 0.999
     """Decay rate of the second moment in adam and all radams, and of the warmup."""
+    weight_decay: float = 0.0
+    """Of all parameters: decoupled in adam and all radams, L2 in the others."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; each fixes initial weights, order of batches and dropout, for all arms."""
     epochs: int = 10
     """Passes over the training data."""
     batch_size: int = 64
     """Examples per update."""
+    limit_train: int | None = None
+    """Train on the first so many examples. None: on all that are not held out."""
+    validation: int = 0
+    """Training examples, the last ones, to hold out: rates and best checkpoints are
+    chosen on them, and the test data is read after the last epoch alone."""
+    population: int = 1
+    """Runs of one optimizer that train together in one compiled program."""
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints; each finished run is kept in any case."""
     out: pathlib.Path | None = None
     """Directory for the results. None: runs/NAME, of the data or task."""
     overwrite: bool = False
     """Replace the results of an earlier experiment in --out."""
+    resume: bool = False
+    """Go on with the interrupted experiment in --out."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be run, naming the flag."""
@@ -97,20 +127,41 @@ class ComparisonConfig:
         for seed in self.seeds:
             _check("seeds", seed, "in [0, 2**32)", 0 <= seed < 2**32)
         _check("b2", self.b2, "in [0, 1)", 0 <= self.b2 < 1)
-        _check("epochs", self.epochs, ">= 1", self.epochs >= 1)
-        _check("batch_size", self.batch_size, ">= 1", self.batch_size >= 1)
-        check_batch_size(self.batch_size, self.train_examples, self)
-        if self.schedule_steps is not None:
-            _check(
-                "schedule_steps", self.schedule_steps, ">= 1", self.schedule_steps >= 1
-            )
+        decay = self.weight_decay
+        _check("weight_decay", decay, ">= 0", 0 <= decay < math.inf)
+        for field in ("epochs", "batch_size", "population"):
+            _check(field, getattr(self, field), ">= 1", getattr(self, field) >= 1)
+        _check("validation", self.validation, ">= 0", self.validation >= 0)
+        for field in ("schedule_steps", "limit_train"):
+            value = getattr(self, field)
+            _check(field, value, ">= 1", value is None or value >= 1)
+        seconds = self.checkpoint_seconds
+        _check("checkpoint_seconds", seconds, ">= 0", 0 <= seconds < math.inf)
         proportion = self.warmup_proportion
         _check("warmup_proportion", proportion, "in [0, 1)", 0 <= proportion < 1)
+        for share in self.step_decay_at:
+            _check("step_decay_at", share, "in (0, 1)", 0 < share < 1)
         _check("end_value", self.end_value, ">= 0", 0 <= self.end_value < math.inf)
-        if any(arm.schedule == "warmup-linear-decay" for arm in self.arms):
-            lowest = min(self.learning_rates)
-            allowed = f"at most {lowest!r}, the lowest of --learning-rates"
-            _check("end_value", self.end_value, allowed, self.end_value <= lowest)
+        self._check_sizes()
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume and --overwrite exclude each other.")
+        for arm in self.arms:
+            if "warmup-linear-decay" in arm.schedule:
+                lowest = min(self.rates(arm))
+                allowed = f"at most {lowest!r}, the lowest learning rate of {arm.name}"
+                _check("end_value", self.end_value, allowed, self.end_value <= lowest)
+        unused = self._own_rates.keys() - {arm.optimizer for arm in self.arms}
+        if unused:
+            raise ConfigError(f"--rates-of has {min(unused)!r}, no such arm runs.")
+
+    def _check_sizes(self) -> None:
+        rest = self.train_examples - self.validation
+        allowed = f"below {self.train_examples:,}, the training {self.unit}"
+        _check("validation", self.validation, f"{allowed} of {self.name}", rest > 0)
+        if self.limit_train is not None:
+            allowed = f"at most {rest:,}, the {self.unit} that are not held out"
+            _check("limit_train", self.limit_train, allowed, self.limit_train <= rest)
+        check_batch_size(self.batch_size, self.limit_train or rest, self)
 
     @property
     def name(self) -> str:
@@ -127,7 +178,7 @@ class ComparisonConfig:
         """Where the results go."""
         return self.out or pathlib.Path("runs") / self.name
 
-    @property
+    @functools.cached_property
     def arms(self) -> tuple[Arm, ...]:
         """Every optimizer under every schedule, or under the one it names."""
         arms: list[Arm] = []
@@ -140,18 +191,62 @@ class ComparisonConfig:
                 raise ConfigError(f"--optimizers must not repeat {arm.name!r}.")
         return tuple(arms)
 
+    @functools.cached_property
+    def _own_rates(self) -> dict[str, tuple[float, ...]]:
+        own = {}
+        for entry in self.rates_of:
+            name, _, numbers = entry.partition("=")
+            try:
+                rates = tuple(float(number) for number in numbers.split(","))
+            except ValueError:
+                rates = ()
+            valid = bool(rates) and all(0 < rate < math.inf for rate in rates)
+            allowed = "NAME=RATE,RATE,..., each rate > 0 and once"
+            _check("rates_of", entry, allowed, valid and len({*rates}) == len(rates))
+            _check("rates_of", entry, "once for an optimizer", name not in own)
+            own[name] = rates
+        return own
+
+    def rates(self, arm: Arm) -> tuple[float, ...]:
+        """The learning rates that an arm runs at."""
+        return self._own_rates.get(arm.optimizer, self.learning_rates)
+
     def runs(self) -> list[Run]:
         """Every arm at every learning rate with every seed."""
-        product = itertools.product(self.arms, self.learning_rates, self.seeds)
-        return list(itertools.starmap(Run, product))
+        return [
+            Run(arm, rate, seed)
+            for arm in self.arms
+            for rate in self.rates(arm)
+            for seed in self.seeds
+        ]
+
+    def groups(self) -> list[list[Run]]:
+        """The runs in the order in which they train, together where they may."""
+        runs = self.runs()
+        if self.population > 1:  # those of one optimizer share a compiled step
+            names = list(dict.fromkeys(run.arm.optimizer for run in runs))
+            runs.sort(key=lambda run: names.index(run.arm.optimizer))
+        of_optimizers = itertools.groupby(runs, key=lambda run: run.arm.optimizer)
+        return [
+            list(group)
+            for _, of_optimizer in of_optimizers
+            for group in _batched(list(of_optimizer), self.population)
+        ]
+
+
+def _batched(runs: list[Run], size: int) -> Iterator[list[Run]]:
+    return (runs[start : start + size] for start in range(0, len(runs), size))
 
 
 def _arm(optimizer: str, schedule: str) -> Arm:
-    for name, known, flag in (
-        (optimizer, get_args(OptimizerName), "optimizers"),
-        (schedule, get_args(ScheduleName), "schedules"),
-    ):
-        _check(flag, name, "one of " + ", ".join(known), name in known)
+    known = get_args(OptimizerName)
+    _check("optimizers", optimizer, "one of " + ", ".join(known), optimizer in known)
+    factors = schedule.split("+")
+    shapes = [re.sub(r"-[1-9]\d*$", "-N", factor) for factor in factors]
+    valid = all(shape in SCHEDULE_FACTORS for shape in shapes)
+    valid = valid and not any(factor.endswith("-N") for factor in factors)
+    allowed = "one of " + ", ".join(SCHEDULE_FACTORS) + " (N: updates), joined by +"
+    _check("schedules", schedule, allowed, valid)
     return Arm(optimizer, schedule)  # type: ignore[arg-type] # checked just now
 
 

@@ -1,14 +1,21 @@
-"""An experiment from its configuration to its report, with progress in the terminal."""
+"""A comparison from its configuration to its report, with progress in the terminal."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import rich.console
 import rich.progress
 
-from experiments.comparison import optimizers, records, report
-from experiments.comparison.config import ComparisonConfig, ConfigError
+from experiments.comparison import interruption, optimizers, records, report
+from experiments.comparison.checkpoints import Checkpoints
+from experiments.comparison.config import (
+    ComparisonConfig,
+    ConfigError,
+    DataError,
+    Run,
+)
 from experiments.comparison.task import Task
-from experiments.comparison.training import Progress, Trainer
+from experiments.comparison.training import GroupState, Progress, Trainer
 
 
 def check(config: ComparisonConfig) -> None:
@@ -19,12 +26,14 @@ def check(config: ComparisonConfig) -> None:
     """
     for arm in config.arms:
         try:
-            optimizers.make_optimizer(arm, config.learning_rates[0], config, 1)
+            optimizers.make_optimizer(arm.optimizer, 1.0, config)
         except ValueError as error:
             raise ConfigError(
                 f"--b2 cannot be used with {arm.name}: {error}"
             ) from error
-    records.check_out_dir(config.out_dir, config.overwrite)
+    records.check_out_dir(
+        config.out_dir, overwrite=config.overwrite, resume=config.resume
+    )
 
 
 def run_experiment(
@@ -38,9 +47,10 @@ def run_experiment(
       command: what repeats it, for the record.
 
     Raises:
-      DataError: if the data is not there.
+      ConfigError: if it is to be resumed under another configuration.
+      DataError: if the data is not there, or what is to be resumed is damaged.
       OSError: if the results cannot be written; the rows written before are intact.
-      KeyboardInterrupt: on Ctrl-C, after a report on what was finished.
+      Interrupted: on Ctrl-C or SIGTERM, after a report on what was finished.
     """
     console = rich.console.Console()
     out_dir = config.out_dir
@@ -52,48 +62,155 @@ def run_experiment(
         f"{len(dataset.test_labels):,} test {config.unit}"
     )
     trainer = Trainer(task, config)
-    records.create_out_dir(out_dir)
-    records.write_config(out_dir, config, command, dataset, trainer.steps_per_epoch)
-    try:
-        with records.MetricsWriter(out_dir, config.unit) as writer:
-            _train_all(config, trainer, writer, console)
-    except KeyboardInterrupt:
-        _write_report(config, console)
-        raise
+    if config.resume:
+        for difference in records.check_same(out_dir, config, dataset):
+            console.print(f"Not as it was: {difference}")
+    else:
+        records.create_out_dir(out_dir)
+        records.MetricsWriter(out_dir, config.unit).close()
+        records.write_config(out_dir, config, command, dataset, trainer.steps_per_epoch)
+    with interruption.noted() as signal_number:
+        try:
+            _Session(config, trainer, console, signal_number).train_all()
+        except (interruption.Interrupted, KeyboardInterrupt):
+            _write_report(config, console)
+            raise
     _write_report(config, console)
 
 
-def _train_all(
-    config: ComparisonConfig,
-    trainer: Trainer,
-    writer: records.MetricsWriter,
-    console: rich.console.Console,
-) -> None:
-    runs = config.runs()
-    with _progress_bar(console) as bar:
-        examples_per_run = config.epochs * trainer.examples
-        task = bar.add_task("", total=len(runs) * examples_per_run, loss="", speed="")
-        for index, run in enumerate(runs):
+class _Session:
+    """Trains what is not finished yet, saving as it goes."""
 
-            def show(
-                progress: Progress, before: int = index * examples_per_run
-            ) -> None:
-                speed = progress.examples / progress.seconds
-                bar.update(
-                    task,
-                    completed=before
-                    + (progress.epoch - 1) * trainer.examples
-                    + progress.examples,
-                    loss=f"loss {progress.loss:.3f}",
-                    speed=f"{speed:,.0f} {config.unit}/s",
-                )
+    def __init__(
+        self,
+        config: ComparisonConfig,
+        trainer: Trainer,
+        console: rich.console.Console,
+        signal_number: Callable[[], int | None],
+    ) -> None:
+        self._config = config
+        self._trainer = trainer
+        self._bar = _progress_bar(console)
+        self._signal_number = signal_number
+        self._saved = time.monotonic()
 
-            title = f"{run.name} ({index + 1}/{len(runs)})"
-            bar.update(task, description=f"{title} epoch 1/{config.epochs}")
-            for metrics in trainer.train(run, show):
-                writer.append(records.Row(run, metrics))
-                epoch = min(metrics.epoch + 1, config.epochs)
-                bar.update(task, description=f"{title} epoch {epoch}/{config.epochs}")
+    def train_all(self) -> None:
+        """Every group that is not finished."""
+        config = self._config
+        rows: list[records.Row] = []
+        if config.resume:
+            rows = records.read_experiment(config.out_dir, type(config)).rows
+        groups = config.groups()
+        finished, state = 0, None
+        while finished < len(groups) and self._is_finished(groups[finished], rows):
+            finished += 1
+        if config.resume and finished < len(groups):
+            state, rows = self._restore(finished, groups[finished], rows)
+        with (
+            records.MetricsWriter(config.out_dir, config.unit, rows) as writer,
+            self._bar,
+        ):
+            for index in range(finished, len(groups)):
+                self._train(index, groups, state, writer)
+                state = None
+
+    def _is_finished(self, group: list[Run], rows: list[records.Row]) -> bool:
+        ended = {row.run for row in rows if row.metrics.epoch == self._config.epochs}
+        return ended.issuperset(group)
+
+    def _restore(
+        self, index: int, group: list[Run], rows: list[records.Row]
+    ) -> tuple[GroupState | None, list[records.Row]]:
+        """Where to go on with a group, and the rows that were written until then.
+
+        Raises:
+          DataError: if the two do not fit together.
+        """
+        config = self._config
+        with Checkpoints(config.out_dir, index) as checkpoints:
+            state = checkpoints.restore(self._trainer.initial_state(group))
+        step = 0 if state is None else int(state.train.step[0])
+        epochs = step // self._trainer.steps_per_epoch
+        before = {run for group in config.groups()[:index] for run in group}
+        kept = [
+            row
+            for row in rows
+            if row.run in before or (row.run in group and row.metrics.epoch <= epochs)
+        ]
+        expected = len(before) * config.epochs + len(group) * epochs
+        if len(kept) != expected:
+            raise DataError(
+                f"{config.out_dir / records.METRICS_FILE} has {len(kept)} of the "
+                f"{expected} rows that were written before the newest checkpoint, of "
+                f"{group[0].name} after {step} updates. Nothing was deleted; restore "
+                "the file, or train anew into another --out."
+            )
+        return state, kept
+
+    def _train(
+        self,
+        index: int,
+        groups: Sequence[list[Run]],
+        state: GroupState | None,
+        writer: records.MetricsWriter,
+    ) -> None:
+        group = groups[index]
+        show = self._shown(index, groups)
+        with Checkpoints(self._config.out_dir, index) as checkpoints:
+
+            def after_step(state: GroupState) -> None:
+                due = time.monotonic() - self._saved >= self._config.checkpoint_seconds
+                if due or self._signal_number() is not None:
+                    self._save(checkpoints, state)
+
+            for epoch_end, metrics in self._trainer.train(
+                group, state, after_step, show
+            ):
+                for run, of_run in zip(group, metrics, strict=True):
+                    writer.append(records.Row(run, of_run))
+                if metrics[0].epoch == self._config.epochs:
+                    self._save(checkpoints, epoch_end)
+                else:
+                    after_step(epoch_end)
+
+    def _save(self, checkpoints: Checkpoints, state: GroupState) -> None:
+        """Saves, and stops if somebody has asked to.
+
+        Raises:
+          Interrupted: if so.
+        """
+        checkpoints.save(state)
+        self._saved = time.monotonic()
+        number = self._signal_number()
+        if number is not None:
+            raise interruption.Interrupted(number)
+
+    def _shown(
+        self, index: int, groups: Sequence[list[Run]]
+    ) -> Callable[[Progress], None]:
+        """What shows a group's progress."""
+        config, bar = self._config, self._bar
+        done, group = sum(map(len, groups[:index])), groups[index]
+        per_run = config.epochs * self._trainer.examples
+        if not bar.task_ids:
+            total = len(config.runs()) * per_run
+            bar.add_task("", total=total, loss="", speed="")
+        more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        title = f"{group[0].name}{more} ({done + len(group)}/{len(config.runs())})"
+        bar.update(bar.task_ids[0], description=f"{title} epoch 1/{config.epochs}")
+
+        def show(progress: Progress) -> None:
+            of_run = (progress.epoch - 1) * self._trainer.examples + progress.examples
+            speed = len(group) * progress.examples / progress.seconds
+            bar.update(
+                bar.task_ids[0],
+                completed=done * per_run + len(group) * of_run,
+                description=f"{title} epoch {progress.epoch}/{config.epochs}",
+                loss=f"loss {progress.loss:.3f}",
+                speed=f"{speed:,.0f} {config.unit}/s",
+            )
+
+        return show
 
 
 def _progress_bar(console: rich.console.Console) -> rich.progress.Progress:

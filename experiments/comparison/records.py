@@ -13,7 +13,8 @@ import os
 import pathlib
 import platform
 import shlex
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import jax
@@ -23,6 +24,7 @@ from experiments.comparison.config import (
     Arm,
     ComparisonConfig,
     ConfigError,
+    DataError,
     Run,
     flag_name,
 )
@@ -31,23 +33,33 @@ from experiments.comparison.training import EpochMetrics
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FOLDER = "checkpoints"
 REPORT_FILE = "report.md"
+PAGE_FILE = "report.html"
 LEARNING_CURVES_FILE = "learning_curves.png"
 LEARNING_RATES_FILE = "accuracy_by_learning_rate.png"
-_ALL_FILES = (
-    CONFIG_FILE,
-    METRICS_FILE,
+STABILITY_FILE = "stability.png"
+METRICS_TABLE_FILE = "metrics.csv"
+SUMMARY_TABLE_FILE = "summary.csv"
+EVENT_FOLDER = "tensorboard"
+REPORT_FILES = (
     REPORT_FILE,
+    PAGE_FILE,
     LEARNING_CURVES_FILE,
     LEARNING_RATES_FILE,
+    STABILITY_FILE,
+    METRICS_TABLE_FILE,
+    SUMMARY_TABLE_FILE,
 )
-_LOCAL_FLAGS = {"data_dir", "out", "overwrite"}  # of a machine, not of results
+# Of a machine or a session, not of results.
+_LOCAL_FLAGS = {"data_dir", "out", "overwrite", "resume", "checkpoint_seconds"}
 _PACKAGES = (
     "optax_radam",
     "jax",
     "jaxlib",
     "optax",
     "flax",
+    "orbax-checkpoint",
     "numpy",
     "scikit-learn",
     "tensorflow-datasets",
@@ -61,6 +73,18 @@ class Row(NamedTuple):
     run: Run
     metrics: EpochMetrics
 
+    def columns(self, unit: str) -> dict[str, Any]:
+        """Names and values as in files; `unit` is what a batch consists of."""
+        columns = {
+            "run": self.run.name,
+            "optimizer": self.run.arm.optimizer,
+            "schedule": self.run.arm.schedule,
+            "learning_rate": self.run.learning_rate,
+            "seed": self.run.seed,
+        } | self.metrics._asdict()
+        columns[f"{unit}_per_second"] = columns.pop("examples_per_second")
+        return columns
+
 
 class Experiment(NamedTuple):
     """What was run, and what came out of it."""
@@ -72,36 +96,32 @@ class Experiment(NamedTuple):
     machine: str
     versions: dict[str, str]
     rows: list[Row]  # in the order in which the epochs finished
+    runs: list[Run]  # all that were to be made
 
     def final_rows(self) -> list[Row]:
         """Each run's last finished epoch, in the order in which the runs were made."""
         return list({row.run: row for row in self.rows}.values())
 
-    def rows_of(self, arm: Arm, learning_rate: float) -> list[Row]:
-        """The rows of an arm at a rate, of every seed."""
-        return [row for row in self.rows if row.run[:2] == (arm, learning_rate)]
 
-    def final_test_accuracies(self, arm: Arm, learning_rate: float) -> list[float]:
-        """After the last epoch, of every seed; an interrupted run has none."""
-        return [
-            row.metrics.test_accuracy
-            for row in self.rows_of(arm, learning_rate)
-            if row.metrics.epoch == self.config.epochs
-        ]
-
-
-def check_out_dir(path: pathlib.Path, overwrite: bool) -> None:
+def check_out_dir(path: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
     """Refuses a directory that results must not, or cannot, be written to.
 
     Raises:
-      ConfigError: if it is a file, not writable, or not empty without `overwrite`.
+      ConfigError: if it is a file, not writable, or not empty without `overwrite` and
+        `resume`, or has nothing to resume.
     """
     if path.exists() and not path.is_dir():
         raise ConfigError(f"--out must be a directory, got the file {path}.")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
+    if resume and not (path / CONFIG_FILE).exists():
+        raise ConfigError(
+            f"--resume goes on with the experiment in --out, and {path} has none: "
+            f"{path / CONFIG_FILE} is missing."
+        )
+    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
         raise ConfigError(
             f"--out must be a new or an empty directory, got {path}, which has files "
-            "in it. Name another, or replace its results with --overwrite."
+            "in it. Name another, go on with its experiment by --resume, or replace "
+            "its results with --overwrite."
         )
     existing = next(
         parent for parent in (path, *path.absolute().parents) if parent.exists()
@@ -115,8 +135,10 @@ def check_out_dir(path: pathlib.Path, overwrite: bool) -> None:
 def create_out_dir(path: pathlib.Path) -> None:
     """Makes the directory, without the results of an earlier experiment in it."""
     path.mkdir(parents=True, exist_ok=True)
-    for name in _ALL_FILES:
+    for name in (CONFIG_FILE, METRICS_FILE, *REPORT_FILES):
         (path / name).unlink(missing_ok=True)
+    for folder in (CHECKPOINT_FOLDER, EVENT_FOLDER):
+        shutil.rmtree(path / folder, ignore_errors=True)
 
 
 def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
@@ -139,14 +161,26 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
     """Appends rows to `metrics.jsonl`, each at once, whole or not at all.
 
     Args:
-      out_dir: where the file goes; it must not be there yet.
+      out_dir: where the file goes.
       unit: of what there are so many per second.
+      rows: those that it begins with; others in the file are gone.
     """
 
-    def __init__(self, out_dir: pathlib.Path, unit: str) -> None:
+    def __init__(
+        self, out_dir: pathlib.Path, unit: str, rows: Sequence[Row] = ()
+    ) -> None:
         self._unit = unit
         self._path = out_dir / METRICS_FILE
-        self._file = self._path.open("xb", buffering=0)
+        lines = b"".join(map(self._line, rows))
+        if not self._path.exists() or self._path.read_bytes() != lines:
+            write_whole(self._path, lambda file: file.write(lines))
+        self._file = self._path.open("r+b", buffering=0)
+        self._file.seek(0, os.SEEK_END)
+
+    def _line(self, row: Row) -> bytes:
+        return (
+            json.dumps(_row_as_dict(row, self._unit), allow_nan=False).encode() + b"\n"
+        )
 
     def append(self, row: Row) -> None:
         """Writes one row.
@@ -161,17 +195,22 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
         try:
             while line:
                 line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())  # before any checkpoint that is newer
         except BaseException as error:  # Ctrl-C too
             self._file.truncate(end)
             if isinstance(error, OSError):
                 error.filename = str(self._path)
             raise
 
+    def close(self) -> None:
+        """No row comes any more."""
+        self._file.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.close()
 
 
 def write_config(
@@ -182,14 +221,11 @@ def write_config(
     steps_per_epoch: int,
 ) -> None:
     """Writes `config.json`: what `read_experiment` needs besides the rows, and more."""
-    fields = dataclasses.asdict(config)
-    for local in _LOCAL_FLAGS & fields.keys():
-        del fields[local]
     content = {
         "command": command,
-        "config": fields,
+        "config": _shared_fields(config),
         "optimizer_settings": {
-            arm.optimizer: optimizers.settings(arm.optimizer, config.b2)
+            arm.optimizer: optimizers.settings(arm.optimizer, config)
             for arm in config.arms
         },
         "steps_per_epoch": steps_per_epoch,
@@ -200,19 +236,33 @@ def write_config(
             "sha256": dataset.checksum,
         },
         "machine": _machine(),
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": _versions(),
     }
     text = json.dumps(content, indent=2) + "\n"
     write_whole(out_dir / CONFIG_FILE, lambda file: file.write(text.encode()))
 
 
-def command_line(config: ComparisonConfig) -> str:
-    """The command that repeats an experiment; `DIR` stands for the data directory."""
+def _shared_fields(config: ComparisonConfig) -> dict[str, Any]:
+    """The flags that results depend on, as they stand in `config.json`."""
+    fields = dataclasses.asdict(config)
+    shared = {name: fields[name] for name in fields if name not in _LOCAL_FLAGS}
+    as_read: dict[str, Any] = json.loads(json.dumps(shared))
+    return as_read
+
+
+def command_line(config: ComparisonConfig, base: ComparisonConfig | None = None) -> str:
+    """The command that repeats an experiment; `DIR` stands for the data directory.
+
+    Args:
+      config: of the experiment.
+      base: the preset that it began with, whose flags need not be repeated.
+    """
     words = ["python", "-m", config.module]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default or field.name in ("out", "overwrite"):
+        default = getattr(base, field.name, field.default)
+        is_given = value != default or (field.name == "preset" and value is not None)
+        if not is_given or field.name in _LOCAL_FLAGS - {"data_dir"}:
             continue
         if field.name == "data_dir":
             value = "DIR"
@@ -229,26 +279,106 @@ def read_experiment(
     Args:
       out_dir: where they have written it.
       config_class: of the comparison that was run.
+
+    Raises:
+      DataError: if a file is missing or was not written by them.
     """
     unit = config_class.unit
-    content = json.loads((out_dir / CONFIG_FILE).read_text())
-    fields = content["config"]
-    for name, value in fields.items():
-        if isinstance(value, list):
-            fields[name] = tuple(value)
-    data = content["data"]
-    with (out_dir / METRICS_FILE).open() as file:
-        rows = [_row_from_dict(json.loads(line), unit) for line in file]
-    return Experiment(
-        config=config_class(**fields),
-        steps_per_epoch=content["steps_per_epoch"],
-        command=content["command"],
-        data=f"{data['description']}; {data[f'train_{unit}']:,} training and "
-        f"{data[f'test_{unit}']:,} test {unit}, SHA-256 {data['sha256'][:12]}...",
-        machine=content["machine"],
-        versions=content["versions"],
-        rows=rows,
-    )
+    path = out_dir / CONFIG_FILE
+    with _read_errors(path):
+        content = json.loads(path.read_text())
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content["config"].items()
+        }
+        data = content["data"]
+        config = config_class(**fields)
+        return Experiment(
+            config=config,
+            steps_per_epoch=content["steps_per_epoch"],
+            command=content["command"],
+            data=f"{data['description']}; {data[f'train_{unit}']:,} training and "
+            f"{data[f'test_{unit}']:,} test {unit}, SHA-256 {data['sha256'][:12]}...",
+            machine=content["machine"],
+            versions=content["versions"],
+            rows=_read_rows(out_dir / METRICS_FILE, unit),
+            runs=config.runs(),
+        )
+
+
+def _read_rows(path: pathlib.Path, unit: str) -> list[Row]:
+    with _read_errors(path):
+        # What follows the last line break was being written as the power failed.
+        *lines, _ = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        with _read_errors(path, f", line {number}"):
+            rows.append(_row_from_dict(json.loads(line), unit))
+    return rows
+
+
+@contextlib.contextmanager
+def _read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise DataError(
+            f"{path}{place} cannot be read ({type(error).__name__}: {error}): it is "
+            "damaged, or not from this experiment. Nothing was deleted; restore it, "
+            "or train anew into another --out."
+        ) from error
+
+
+def check_same(
+    out_dir: pathlib.Path, config: ComparisonConfig, dataset: Dataset
+) -> list[str]:
+    """Refuses to go on with an experiment under another configuration or data.
+
+    Args:
+      out_dir: of the experiment to go on with.
+      config: that would go on with it.
+      dataset: on which it would.
+
+    Returns:
+      What differs and may matter: packages and their versions, then and now.
+
+    Raises:
+      ConfigError: if the configuration differs, with the differences.
+      DataError: if the data does, or `config.json` cannot be read.
+    """
+    path = out_dir / CONFIG_FILE
+    with _read_errors(path):
+        content = json.loads(path.read_text())
+        then, checksum = dict(content["config"]), content["data"]["sha256"]
+        versions = dict(content["versions"])
+    now = _shared_fields(config)
+    differences = [
+        f"  {flag_name(name)}: {then.get(name)!r} there, {now.get(name)!r} here"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
+    if differences:
+        lines = "\n".join(differences)
+        raise ConfigError(
+            f"--resume needs the configuration of {path}, which differs:\n{lines}"
+        )
+    if checksum != dataset.checksum:
+        raise DataError(
+            f"The data is not that of {path}: SHA-256 {checksum[:12]}... there, "
+            f"{dataset.checksum[:12]}... here. Name its directory, or train anew into "
+            "another --out."
+        )
+    return [
+        f"{name} {versions.get(name)}, now {version}"
+        for name, version in _versions().items()
+        if versions.get(name) != version
+    ]
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in _PACKAGES
+    }
 
 
 def _machine() -> str:
@@ -259,18 +389,10 @@ def _machine() -> str:
 
 
 def _row_as_dict(row: Row, unit: str) -> dict[str, Any]:
-    columns = {
-        "run": row.run.name,
-        "optimizer": row.run.arm.optimizer,
-        "schedule": row.run.arm.schedule,
-        "learning_rate": row.run.learning_rate,
-        "seed": row.run.seed,
-    } | row.metrics._asdict()
-    columns[f"{unit}_per_second"] = columns.pop("examples_per_second")
     # JSON has no word for a loss that is not finite.
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in columns.items()
+        for name, value in row.columns(unit).items()
     }
 
 
@@ -281,8 +403,9 @@ def _row_from_dict(columns: dict[str, Any], unit: str) -> Row:
         columns["learning_rate"],
         columns["seed"],
     )
-    metrics: dict[str, Any] = {
-        name: math.nan if columns[name] is None else columns[name]
-        for name in EpochMetrics._fields
-    }
+    # Older records lack the columns of held-out examples.
+    metrics: dict[str, Any] = {name: columns.get(name) for name in EpochMetrics._fields}
+    for part in ("train", "validation", "test"):
+        if metrics[f"{part}_loss"] is None and metrics[f"{part}_accuracy"] is not None:
+            metrics[f"{part}_loss"] = math.nan  # it was evaluated, and not finite
     return Row(run, EpochMetrics(**metrics))

@@ -12,6 +12,13 @@ from flax import nnx
 Labels = npt.NDArray[np.int32]
 
 
+class Examples(NamedTuple):
+    """Inputs and their labels, of the same length."""
+
+    inputs: Any  # (n, ...), an array of the host or the device
+    labels: Any  # (n, ...)
+
+
 class Dataset(NamedTuple):
     """Examples on the host, in the order in which they are stored."""
 
@@ -21,6 +28,25 @@ class Dataset(NamedTuple):
     test_labels: Labels
     classes: int  # labels are below it
     description: str  # which data these are, for reports
+
+    def split(
+        self, limit: int | None, held_out: int
+    ) -> tuple[Examples, Examples, Examples]:
+        """The examples to train on, to choose by, and to test with.
+
+        Args:
+          limit: the first so many are trained on; None: all that are not held out.
+          held_out: the last so many training examples are.
+        """
+        end = len(self.train_labels) - held_out
+        train = Examples(
+            self.train_inputs[:end][:limit], self.train_labels[:end][:limit]
+        )
+        return (
+            train,
+            Examples(self.train_inputs[end:], self.train_labels[end:]),
+            Examples(self.test_inputs, self.test_labels),
+        )
 
     @property
     def checksum(self) -> str:
@@ -37,6 +63,7 @@ class Task(NamedTuple):
     dataset: Dataset
     # Initial weights come from the generator's default stream.
     make_model: Callable[[nnx.Rngs], nnx.Module]
-    # From model, inputs (n, ...) and the key of the dropout masks, or None for no
-    # dropout: logits of the labels' shape and one more axis, `classes` long.
+    # From model, inputs (n, ...) and the key of all that is random in a training step,
+    # or None to evaluate: logits of the labels' shape and one more axis, `classes`
+    # long. In training it may change the model's statistics, as BatchNorm does.
     logits: Callable[[Any, jax.Array, jax.Array | None], jax.Array]

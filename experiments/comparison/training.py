@@ -1,28 +1,34 @@
-"""One run, from initial weights to the last epoch's metrics.
+"""A group of runs of one optimizer, from initial weights to the last epoch's metrics.
 
 A seed fixes everything random: `jax.random.key(seed)` is folded with a purpose, then
 with the epoch, then with the step in it. Optimizer, schedule and rate take no part, so
 runs of one seed share initial weights, order of batches and dropout masks.
 
 The data lies on the device, and a step is one jitted call, compiled before any clock
-runs and once for all rates and seeds. There is no `lax.scan` over the steps: on CPU the
-gradients of convolutions inside one are about a hundred times slower.
+runs and once for all rates, schedules and seeds: a learning rate is data, too. There is
+no `lax.scan` over the steps: a step is long enough, and can be stopped in between.
 """
 
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
-from experiments.comparison.config import Arm, ComparisonConfig, Run, check_batch_size
-from experiments.comparison.optimizers import evaluated_params, make_optimizer
-from experiments.comparison.task import Task
+from experiments.comparison import optimizers, population, schedules
+from experiments.comparison.config import (
+    ComparisonConfig,
+    OptimizerName,
+    Run,
+    check_batch_size,
+)
+from experiments.comparison.task import Examples, Task
 
 Params = nnx.State[Any, Any]
 
@@ -32,36 +38,66 @@ _EVALUATION_BATCH = 1000
 _REPORT_SECONDS = 0.5
 
 
-class TrainState(NamedTuple):
-    """All that a step replaces; donated to it."""
+class Weights(NamedTuple):
+    """What a model is made of."""
 
     params: Params
+    statistics: Params  # of BatchNorm, say: not trained, but changed by training
+
+
+class Best(NamedTuple):
+    """What was best on the held-out examples so far; of each run of a group."""
+
+    weights: Weights  # those to evaluate
+    accuracy: jax.Array  # shape (runs,), float32; -1 before the first epoch
+    epoch: jax.Array  # shape (runs,), int32; from 1
+
+
+class TrainState(NamedTuple):
+    """All that a step replaces, and is donated; every leaf has an axis of runs."""
+
+    weights: Weights
     opt_state: optax.OptState
-    step: jax.Array  # shape (), int32: updates made so far
-    loss_sum: jax.Array  # shape (), float32: over this epoch's examples so far
-    correct: jax.Array  # shape (), int32: of this epoch's labels so far
+    step: jax.Array  # int32: updates made so far
+    loss_sum: jax.Array  # floating: over this epoch's examples so far
+    correct: jax.Array  # int32: of this epoch's labels so far
+
+
+class GroupState(NamedTuple):
+    """All that a checkpoint holds of a group of runs."""
+
+    train: TrainState
+    best: Best | None  # None unless examples are held out
 
 
 class Progress(NamedTuple):
-    """What a run has to say while it trains."""
+    """What a group has to say while it trains."""
 
     epoch: int  # from 1
-    examples: int  # trained on in this epoch so far
+    examples: int  # that each run has been trained on in this epoch
     seconds: float  # of this epoch's training so far
-    loss: float  # mean over those examples
+    loss: float  # mean over those examples and the runs
 
 
 class EpochMetrics(NamedTuple):
-    """A finished epoch; a row of `metrics.jsonl` next to the run's own columns."""
+    """A finished epoch of a run; a row of `metrics.jsonl` but for the run's columns.
+
+    A loss that is not finite says that the run has diverged. None stands for what was
+    not evaluated: where examples are held out, tests wait for the last epoch.
+    """
 
     epoch: int  # from 1
     step: int  # updates made so far
     train_loss: float  # mean over the epoch's labels as they were trained on
     train_accuracy: float
-    test_loss: float  # mean over every test label, after the epoch
-    test_accuracy: float
-    seconds: float  # training alone, the device awaited
-    examples_per_second: float
+    validation_loss: float | None  # mean over the held-out labels, after the epoch
+    validation_accuracy: float | None
+    test_loss: float | None  # mean over every test label, after the epoch
+    test_accuracy: float | None
+    best_epoch: int | None  # so far, by the validation accuracy
+    best_test_accuracy: float | None  # of that epoch's weights, after the last one
+    seconds: float  # of the group's training alone, the device awaited
+    examples_per_second: float  # of all runs in the group
 
 
 def epoch_order(
@@ -76,15 +112,16 @@ def epoch_order(
       batch_size: examples per update.
 
     Returns:
-      Indices, int32, of shape (steps * batch_size,); those past `examples` are 0.
+      Indices, int32, of shape (steps * batch_size,); past `examples` the first again.
     """
     key = jax.random.fold_in(jax.random.fold_in(root, _ORDER), epoch)
     order = jax.random.permutation(key, examples)
-    return jnp.pad(order, (0, -examples % batch_size))
+    # The padding is masked; it differs from the batch, for the sake of BatchNorm.
+    return jnp.pad(order, (0, -examples % batch_size), mode="wrap")
 
 
 def dropout_key(root: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
-    """The key of a step's dropout masks: of `position` (from 0) in `epoch` (from 0)."""
+    """The key of a step's randomness: of `position` (from 0) in `epoch` (from 0)."""
     key = jax.random.fold_in(root, _DROPOUT)
     return jax.random.fold_in(jax.random.fold_in(key, epoch), position)
 
@@ -98,11 +135,11 @@ def _summed_metrics(
     per_example = tuple(range(1, labels.ndim))
     losses = jnp.where(valid, jnp.mean(losses, per_example), 0)
     right = jnp.where(valid, jnp.sum(right, per_example, dtype=jnp.int32), 0)
-    return jnp.sum(losses), jnp.sum(right)
+    return jnp.sum(losses), jnp.sum(right, dtype=jnp.int32)
 
 
 class Trainer:
-    """Holds the data on the device, and compiles each arm's step once.
+    """Holds the data on the device, and compiles each optimizer's step once.
 
     Args:
       task: data and model.
@@ -115,150 +152,251 @@ class Trainer:
     def __init__(self, task: Task, config: ComparisonConfig) -> None:
         self._config = config
         self._task = task
-        dataset = task.dataset
-        self.examples = len(dataset.train_labels)
+        train, held_out, test = task.dataset.split(
+            config.limit_train, config.validation
+        )
+        self.examples = len(train.labels)
         check_batch_size(config.batch_size, self.examples, config)
         self.steps_per_epoch = -(-self.examples // config.batch_size)
         self.run_steps = config.epochs * self.steps_per_epoch
-        self._labels_per_example = math.prod(dataset.train_labels.shape[1:])
-        self._evaluation_batch = min(_EVALUATION_BATCH, len(dataset.test_labels))
-        self._train_data = jax.device_put((dataset.train_inputs, dataset.train_labels))
-        self._test_data = jax.device_put((dataset.test_inputs, dataset.test_labels))
+        self._labels_per_example = math.prod(train.labels.shape[1:])
+        self._train, self._test = jax.device_put((train, test))
+        self._held_out = jax.device_put(held_out) if config.validation else None
         self._graphdef = nnx.graphdef(
             nnx.eval_shape(lambda: task.make_model(nnx.Rngs(0)))
         )
+        self._compiled_steps: dict[tuple[OptimizerName, int], Callable[..., Any]] = {}
+        self._evaluation_step = jax.jit(self._evaluate_batch, static_argnums=3)
+        self._initial_weights = jax.jit(jax.vmap(self._make_weights))
+        self._orders = jax.jit(jax.vmap(self._order, (0, None)))
+        self._improve = jax.jit(_improve)
 
-        def initial_params(root: jax.Array) -> Params:
-            key = jax.random.fold_in(root, _INITIAL_WEIGHTS)
-            return nnx.state(task.make_model(nnx.Rngs(key)), nnx.Param)
+    def initial_state(self, runs: Sequence[Run]) -> GroupState:
+        """The state of a group before the first update."""
+        weights = self._initial_weights(_roots(runs))
+        n = len(runs)
 
-        self._initial_params = jax.jit(initial_params)
-        self._order = jax.jit(
-            functools.partial(
-                epoch_order, examples=self.examples, batch_size=config.batch_size
-            )
-        )
-        params = jax.eval_shape(self._initial_params, jax.random.key(0))
-        self._evaluation_step = (
-            jax.jit(self._evaluate_batch)
-            .lower(params, *self._test_data, jnp.int32(0))
-            .compile()
-        )
-        self._compiled_steps: dict[Arm, Callable[..., TrainState]] = {}
+        def init(params: Params) -> optax.OptState:
+            # The rate takes no part in any optimizer's initial state.
+            return self._optimizer(runs[0].arm.optimizer, 1.0).init(params)
 
-    def initial_state(self, run: Run) -> TrainState:
-        """The state before the first update."""
-        params = self._initial_params(jax.random.key(run.seed))
-        optimizer = self._optimizer(run.arm, run.learning_rate)
-        return TrainState(
-            params=params,
-            opt_state=optimizer.init(params),
-            step=jnp.zeros([], jnp.int32),
-            loss_sum=jnp.zeros([], jnp.float32),
-            correct=jnp.zeros([], jnp.int32),
+        train = TrainState(
+            weights=weights,
+            opt_state=jax.jit(jax.vmap(init))(weights.params),
+            step=jnp.zeros([n], jnp.int32),
+            loss_sum=jnp.zeros([n]),
+            correct=jnp.zeros([n], jnp.int32),
         )
+        if self._held_out is None:
+            return GroupState(train, None)
+        best = Best(
+            weights=jax.tree.map(jnp.copy, weights),
+            accuracy=jnp.full([n], -1, jnp.float32),
+            epoch=jnp.zeros([n], jnp.int32),
+        )
+        return GroupState(train, best)
 
     def train(
-        self, run: Run, on_progress: Callable[[Progress], None] = lambda _: None
-    ) -> Iterator[EpochMetrics]:
-        """Trains one run.
+        self,
+        runs: Sequence[Run],
+        state: GroupState | None = None,
+        after_step: Callable[[GroupState], None] = lambda _: None,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> Iterator[tuple[GroupState, list[EpochMetrics]]]:
+        """Trains a group.
 
         Args:
-          run: arm, learning rate and seed.
+          runs: all of one optimizer.
+          state: where to go on; it is donated. None: from the beginning.
+          after_step: gets the state after each step but an epoch's last; it may read
+            it, and end the training by an exception.
           on_progress: is called about twice a second, and at the end of each epoch.
 
         Yields:
-          The metrics of each epoch as it ends.
+          After each epoch, the state, to be read before the next, and the metrics of
+          each run.
         """
-        config = self._config
-        root = jax.random.key(run.seed)
-        rate = jnp.float32(run.learning_rate)
-        state = self.initial_state(run)
-        step = self._compiled_step(run.arm, state)
-        for epoch in range(config.epochs):
-            order = jax.block_until_ready(self._order(root, jnp.int32(epoch)))
-            start = reported = time.perf_counter()
-            for position in range(self.steps_per_epoch):
-                state = step(state, *self._train_data, order, root, rate)
-                now = time.perf_counter()
+        state = self.initial_state(runs) if state is None else state
+        train, best = state
+        roots = _roots(runs)
+        rates = np.stack([self._rates(run) for run in runs])
+        rates = rates.reshape(len(runs), -1, self.steps_per_epoch)
+        step = self._compiled_step(runs[0].arm.optimizer, train)
+        first_epoch, position = divmod(int(train.step[0]), self.steps_per_epoch)
+        for epoch in range(first_epoch, self._config.epochs):
+            orders = self._orders(roots, jnp.int32(epoch))
+            epoch_rates = jnp.asarray(rates[:, epoch])
+            jax.block_until_ready((orders, epoch_rates))
+            first_position, start = position, time.perf_counter()
+            reported = start
+            for position in range(first_position, self.steps_per_epoch):
+                train = step(train, self._train, orders, roots, epoch_rates)
                 last = position + 1 == self.steps_per_epoch
+                now = time.perf_counter()
                 if last or now - reported > _REPORT_SECONDS:
                     reported = now
-                    examples = min((position + 1) * config.batch_size, self.examples)
-                    loss = float(state.loss_sum) / examples  # waits for the device
+                    done = (position + 1) * self._config.batch_size
+                    done = min(done, self.examples)
+                    loss = float(jnp.mean(train.loss_sum)) / done  # waits
                     seconds = time.perf_counter() - start
-                    on_progress(Progress(epoch + 1, examples, seconds, loss))
-            jax.block_until_ready(state)
+                    on_progress(Progress(epoch + 1, done, seconds, loss))
+                if not last:
+                    after_step(GroupState(train, best))
+            jax.block_until_ready(train)
             seconds = time.perf_counter() - start
-            test_loss, test_accuracy = self.evaluate(
-                evaluated_params(run.arm, state.opt_state, state.params)
-            )
-            yield EpochMetrics(
-                epoch=epoch + 1,
-                step=int(state.step),
-                train_loss=float(state.loss_sum) / self.examples,
-                train_accuracy=self._accuracy(int(state.correct), self.examples),
-                test_loss=test_loss,
-                test_accuracy=test_accuracy,
-                seconds=seconds,
-                examples_per_second=self.examples / seconds,
-            )
+            trained = self.examples - first_position * self._config.batch_size
+            speed = len(runs) * trained / seconds
+            position = 0
+            best, metrics = self._metrics(runs, train, best, epoch + 1, seconds, speed)
+            yield GroupState(train, best), metrics
 
-    def evaluate(self, params: Params) -> tuple[float, float]:
-        """Mean loss and accuracy over every test example, without dropout."""
-        examples = len(self._test_data[1])
+    def evaluate(
+        self, weights: Weights, examples: Examples
+    ) -> tuple[list[float], list[float]]:
+        """Mean loss and accuracy of each run over all examples, without dropout.
+
+        Args:
+          weights: with an axis of runs.
+          examples: on the device.
+        """
+        n = len(examples.labels)
+        batch = min(_EVALUATION_BATCH, n)
         sums = [
-            self._evaluation_step(params, *self._test_data, jnp.int32(start))
-            for start in range(0, examples, self._evaluation_batch)
+            self._evaluation_step(weights, examples, jnp.int32(start), batch)
+            for start in range(0, n, batch)
         ]
-        loss_sum = sum(float(loss) for loss, _ in sums)
-        correct = sum(int(correct) for _, correct in sums)
-        return loss_sum / examples, self._accuracy(correct, examples)
+        losses = np.sum([np.asarray(loss, np.float64) for loss, _ in sums], 0) / n
+        right = np.sum([np.asarray(right, np.int64) for _, right in sums], 0)
+        return losses.tolist(), (right / (n * self._labels_per_example)).tolist()
 
-    def _accuracy(self, correct: int, examples: int) -> float:
-        return correct / (examples * self._labels_per_example)
+    def _metrics(
+        self,
+        runs: Sequence[Run],
+        train: TrainState,
+        best: Best | None,
+        epoch: int,
+        seconds: float,
+        examples_per_second: float,
+    ) -> tuple[Best | None, list[EpochMetrics]]:
+        """Evaluates after an epoch; the best so far, and each run's metrics."""
+        name = runs[0].arm.optimizer
+        params = jax.vmap(functools.partial(optimizers.evaluated_params, name))(
+            train.opt_state, train.weights.params
+        )
+        weights = train.weights._replace(params=params)
+        nothing = [None] * len(runs)
+        validation: tuple[Sequence[float | None], ...] = (nothing, nothing)
+        test: tuple[Sequence[float | None], ...] = (nothing, nothing)
+        best_test: Sequence[float | None] = nothing
+        if best is not None and self._held_out is not None:
+            validation = self.evaluate(weights, self._held_out)
+            accuracies = jnp.asarray(validation[1], jnp.float32)
+            best = self._improve(best, weights, accuracies, jnp.int32(epoch))
+        if best is None or epoch == self._config.epochs:
+            test = self.evaluate(weights, self._test)
+        if best is not None and epoch == self._config.epochs:
+            best_test = self.evaluate(best.weights, self._test)[1]
+        metrics = [
+            EpochMetrics(
+                epoch=epoch,
+                step=int(train.step[index]),
+                train_loss=float(train.loss_sum[index]) / self.examples,
+                train_accuracy=int(train.correct[index])
+                / (self.examples * self._labels_per_example),
+                validation_loss=validation[0][index],
+                validation_accuracy=validation[1][index],
+                test_loss=test[0][index],
+                test_accuracy=test[1][index],
+                best_epoch=None if best is None else int(best.epoch[index]),
+                best_test_accuracy=best_test[index],
+                seconds=seconds,
+                examples_per_second=examples_per_second,
+            )
+            for index in range(len(runs))
+        ]
+        return best, metrics
 
-    def _evaluate_batch(
-        self, params: Params, inputs: jax.Array, labels: jax.Array, start: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        indices = start + jnp.arange(self._evaluation_batch)
-        valid = indices < len(labels)
-        indices = jnp.minimum(indices, len(labels) - 1)
-        logits = self._logits(params, inputs[indices], None)
-        return _summed_metrics(logits, labels[indices], valid)
+    def _make_weights(self, root: jax.Array) -> Weights:
+        key = jax.random.fold_in(root, _INITIAL_WEIGHTS)
+        model = self._task.make_model(nnx.Rngs(key))
+        return Weights(*nnx.state(model, nnx.Param, ...))
 
-    def _logits(
-        self, params: Params, inputs: jax.Array, dropout_key: jax.Array | None
-    ) -> jax.Array:
-        model = nnx.merge(self._graphdef, params)
-        return self._task.logits(model, inputs, dropout_key)
+    def _order(self, root: jax.Array, epoch: jax.Array) -> jax.Array:
+        return epoch_order(root, epoch, self.examples, self._config.batch_size)
+
+    def _rates(self, run: Run) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return schedules.learning_rates(
+            run.arm.schedule, run.learning_rate, self._config, self.run_steps
+        )
 
     def _optimizer(
-        self, arm: Arm, learning_rate: float | jax.Array
+        self, name: OptimizerName, rate: float | jax.Array
     ) -> optax.GradientTransformation:
-        return make_optimizer(arm, learning_rate, self._config, self.run_steps)
+        return optimizers.make_optimizer(name, rate, self._config)
 
-    def _compiled_step(self, arm: Arm, state: TrainState) -> Callable[..., TrainState]:
-        """The arm's step, compiled for any rate and seed."""
-        if arm not in self._compiled_steps:
-            step = jax.jit(functools.partial(self._step, arm), donate_argnums=0)
-            order = self._order(jax.random.key(0), jnp.int32(0))
-            self._compiled_steps[arm] = step.lower(
-                state, *self._train_data, order, jax.random.key(0), jnp.float32(0)
-            ).compile()
-        return self._compiled_steps[arm]
+    def _evaluate_batch(
+        self, weights: Weights, examples: Examples, start: jax.Array, batch: int
+    ) -> tuple[jax.Array, jax.Array]:
+        indices = start + jnp.arange(batch)
+        valid = indices < len(examples.labels)
+        indices = jnp.minimum(indices, len(examples.labels) - 1)
+        inputs, labels = examples.inputs[indices], examples.labels[indices]
+
+        def sums(weights: Weights) -> tuple[jax.Array, jax.Array]:
+            logits, _ = self._logits(weights, inputs, None)
+            return _summed_metrics(logits, labels, valid)
+
+        return population.over_runs(sums)(weights)
+
+    def _logits(
+        self, weights: Weights, inputs: jax.Array, key: jax.Array | None
+    ) -> tuple[jax.Array, Params]:
+        """Logits, and the model's statistics after them."""
+        model = nnx.merge(self._graphdef, *weights)
+        logits = self._task.logits(model, inputs, key)
+        return logits, nnx.state(model, nnx.Param, ...)[1]
+
+    def _compiled_step(
+        self, name: OptimizerName, state: TrainState
+    ) -> Callable[..., TrainState]:
+        """The optimizer's step, compiled for so many runs of any rates and seeds."""
+        runs = len(state.step)
+        if (name, runs) not in self._compiled_steps:
+
+            def step(
+                state: TrainState,
+                examples: Examples,
+                orders: jax.Array,
+                roots: jax.Array,
+                rates: jax.Array,
+            ) -> TrainState:
+                one = functools.partial(self._step, name, examples)
+                return population.over_runs(one)(state, orders, roots, rates)
+
+            roots = jax.random.split(jax.random.key(0), runs)
+            self._compiled_steps[name, runs] = (
+                jax.jit(step, donate_argnums=0)
+                .lower(
+                    state,
+                    self._train,
+                    self._orders(roots, jnp.int32(0)),
+                    roots,
+                    jnp.zeros([runs, self.steps_per_epoch], jnp.float32),
+                )
+                .compile()
+            )
+        return self._compiled_steps[name, runs]
 
     def _step(
         self,
-        arm: Arm,
+        name: OptimizerName,
+        examples: Examples,
         state: TrainState,
-        inputs: jax.Array,
-        labels: jax.Array,
         order: jax.Array,
         root: jax.Array,
-        learning_rate: jax.Array,
+        rates: jax.Array,
     ) -> TrainState:
-        """One update, on the batch that the state's step and the order name."""
+        """One update of one run, on the batch that its step and the order name."""
         batch_size = self._config.batch_size
         epoch, position = jnp.divmod(state.step, self.steps_per_epoch)
         offset = position * batch_size
@@ -267,18 +405,40 @@ class Trainer:
         key = dropout_key(root, epoch, position)
 
         def loss_fn(params: Params) -> tuple[jax.Array, Any]:
-            logits = self._logits(params, inputs[batch], key)
-            loss_sum, correct = _summed_metrics(logits, labels[batch], valid)
-            return loss_sum / jnp.sum(valid), (loss_sum, correct)
+            weights = state.weights._replace(params=params)
+            logits, statistics = self._logits(weights, examples.inputs[batch], key)
+            loss_sum, right = _summed_metrics(logits, examples.labels[batch], valid)
+            return loss_sum / jnp.sum(valid), (statistics, loss_sum, right)
 
-        gradients, sums = jax.grad(loss_fn, has_aux=True)(state.params)
-        optimizer = self._optimizer(arm, learning_rate)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = state.weights.params
+        gradients, (statistics, *sums) = jax.grad(loss_fn, has_aux=True)(params)
+        optimizer = self._optimizer(name, rates[position])
+        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
         first = position == 0  # of the epoch: the sums begin anew
         return TrainState(
-            params=optax.apply_updates(state.params, updates),
+            weights=Weights(optax.apply_updates(params, updates), statistics),
             opt_state=opt_state,
             step=optax.safe_increment(state.step),
             loss_sum=jnp.where(first, 0, state.loss_sum) + sums[0],
             correct=jnp.where(first, 0, state.correct) + sums[1],
         )
+
+
+def _roots(runs: Sequence[Run]) -> jax.Array:
+    return jnp.stack([jax.random.key(run.seed) for run in runs])
+
+
+def _improve(
+    best: Best, weights: Weights, accuracies: jax.Array, epoch: jax.Array
+) -> Best:
+    """Takes over the runs that are better than before."""
+    better = accuracies > best.accuracy
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return Best(
+        weights=jax.tree.map(choose, weights, best.weights),
+        accuracy=choose(accuracies, best.accuracy),
+        epoch=jnp.where(better, epoch, best.epoch),
+    )

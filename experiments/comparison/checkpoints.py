@@ -1,0 +1,61 @@
+"""States of groups of runs on disk, by Orbax: asynchronous, and whole or not there."""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from experiments.comparison.config import DataError
+from experiments.comparison.training import GroupState
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
+    """The newest state of one group: its last weights, and the best where there are.
+
+    Args:
+      out_dir: of the experiment.
+      group: number of the group in it.
+    """
+
+    def __init__(self, out_dir: pathlib.Path, group: int) -> None:
+        self._path = out_dir.absolute() / FOLDER / f"group-{group:04d}"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=1, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self._path, options=options)
+
+    def save(self, state: GroupState) -> None:
+        """Begins to write a state; it may be donated as soon as this returns."""
+        step = int(state.train.step[0])
+        self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, like: GroupState) -> GroupState | None:
+        """The newest state, or None if there is none.
+
+        Args:
+          like: a state of the same structure, shapes and types.
+
+        Raises:
+          DataError: if it cannot be read.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            args: Any = ocp.args.StandardRestore(abstract)
+            state: GroupState = self._manager.restore(step, args=args)
+        except Exception as error:  # of many types, none of them documented
+            raise DataError(
+                f"The checkpoint {self._path / str(step)} cannot be read: {error}\n"
+                "Nothing was deleted. Remove it to train its runs from the beginning, "
+                "and repeat the command."
+            ) from error
+        return state
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()  # waits for what is being written

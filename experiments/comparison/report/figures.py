@@ -1,0 +1,45 @@
+"""The pictures of an experiment's records. Nothing is trained here."""
+
+import pathlib
+from collections.abc import Callable
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.comparison import records
+from experiments.comparison.records import Experiment
+from experiments.comparison.report import drawing
+from experiments.comparison.report.learning_curves import draw_learning_curves
+from experiments.comparison.report.learning_rates import (
+    draw_accuracies,
+    draw_stability,
+)
+from experiments.comparison.selection import Selection
+
+
+def write_figures(
+    experiment: Experiment, selection: Selection, out_dir: pathlib.Path
+) -> list[str]:
+    """Draws every picture that the records allow.
+
+    Args:
+      experiment: records with one row at least.
+      selection: of them.
+      out_dir: where the PNG files go.
+
+    Returns:
+      The names of the files written.
+    """
+    figures: dict[str, Callable[[Experiment, Selection], Figure]] = {
+        records.LEARNING_CURVES_FILE: draw_learning_curves
+    }
+    if any(len(selection.points(arm)) > 1 for arm in selection.arms):
+        figures[records.LEARNING_RATES_FILE] = draw_accuracies
+        if experiment.config.epochs > 1:
+            figures[records.STABILITY_FILE] = draw_stability
+    with mpl.rc_context(drawing.STYLE):
+        for name, draw in figures.items():
+            canvas = FigureCanvasAgg(draw(experiment, selection))
+            records.write_whole(out_dir / name, canvas.print_png)
+    return list(figures)
