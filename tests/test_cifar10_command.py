@@ -40,13 +40,19 @@ def test_a_small_experiment(monkeypatch, tmp_path, capsys):
     rows = _rows(out)
     assert len(rows) == 3 * 2 * 2
     assert [row["step"] for row in rows[:2]] == [3, 6]
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert {path.name for path in out.iterdir()} == {
         "accuracy_by_learning_rate.png",
+        "checkpoints",
         "config.json",
         "learning_curves.png",
+        "metrics.csv",
         "metrics.jsonl",
+        "report.html",
         "report.md",
-    ]
+        "stability.png",
+        "summary.csv",
+        "tensorboard",
+    }
     assert "report.md" in capsys.readouterr().out
 
     assert _main(monkeypatch, "--out", out) == 2

@@ -2,12 +2,10 @@
 
 import base64
 import csv
-import dataclasses
 import html.parser
 import math
 import struct
 
-import made_up_records
 import pytest
 import rich.console
 from made_up_records import held_out, row, rows_of, write
@@ -15,14 +13,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from experiments.cifar10.config import Config
-from experiments.comparison import records, report, report_command
-from experiments.comparison.config import Arm
-from experiments.comparison.report import drawing
-from experiments.comparison.report.learning_curves import draw_learning_curves
-from experiments.comparison.report.learning_rates import (
-    draw_accuracies,
-    draw_stability,
-)
+from experiments.comparison import report, report_command
+from experiments.comparison.report import event_files, text
 from experiments.comparison.selection import Selection
 
 TWO_RATES = Config(learning_rates=(0.1, 0.2), seeds=(0, 1), epochs=3)
@@ -66,28 +58,35 @@ def test_every_file_and_no_other(reported):
 
 
 def test_text(reported):
-    text = (reported / "report.md").read_text()
-    assert "Interrupted" not in text
-    assert "1 of 8 runs, whose accuracies" in text
-    assert "radam constant (0.2) with seed 1." in text
+    markdown = (reported / "report.md").read_text()
+    assert "Interrupted" not in markdown
+    assert "1 of 8 runs, whose accuracies" in markdown
+    assert "radam constant (0.2) with seed 1." in markdown
     # Seeds 0.3 and 0.31: the deviation is 0.01 / sqrt(2).
-    chosen = "| radam | constant | 0.2 | 2 | 0.3050 \u00b1 0.0071 | 1 | chosen, the highest |"
-    assert chosen in text
-    assert "- radam constant (0.2) is the highest rate of its grid." in text
-    assert "on the test data itself" in text
-    assert "flattering" in text
-    difference = "| radam constant (0.2) - adam constant (0.2) |"
-    assert f"{difference} 2 | +0.1000 | +0.1000 to +0.1000 | 0.0000 |" in text
+    mean = "0.3050 \N{PLUS-MINUS SIGN} 0.0071"
     assert (
-        f"{difference} 0.3000 - 0.2000 = +0.1000 | 0.3100 - 0.2100 = +0.1000 |" in text
+        f"| radam | constant | 0.2 | 2 | {mean} | 1 | chosen, the highest |" in markdown
     )
-    assert "| radam | constant | 0.2 | 0.0000 | 0.0000 | 1 | 1 |" in text  # stability
-    assert "| adam | constant | 40 | 40 | 40 | 12 |" in text  # throughput
+    assert markdown.count("chosen, the highest |") == 2
+    assert "- radam constant (0.2) is the highest rate of its grid." in markdown
+    assert "on the test data itself" in markdown
+    assert "flattering" in markdown
+    difference = "| radam constant (0.2) - adam constant (0.2) |"
+    assert f"{difference} 2 | +0.1000 | +0.1000 to +0.1000 | 0.0000 |" in markdown
     assert (
-        "| adam-constant-0.1-s0 | 3 | 9 | 1.1000 | 0.1000 | 1.1000 | 0.1000 |" in text
+        f"{difference} 0.3000 - 0.2000 = +0.1000 | 0.3100 - 0.2100 = +0.1000 |"
+        in markdown
+    )
+    assert (
+        "| radam | constant | 0.2 | 0.0000 | 0.0000 | 1 | 1 |" in markdown
+    )  # stability
+    assert "| adam | constant | 40 | 40 | 40 | 12 |" in markdown  # throughput
+    assert (
+        "| adam-constant-0.1-s0 | 3 | 9 | 1.1000 | 0.1000 | 1.1000 | 0.1000 |"
+        in markdown
     )
     for name in ("learning_curves", "accuracy_by_learning_rate", "stability"):
-        assert f"]({name}.png)" in text
+        assert f"]({name}.png)" in markdown
 
 
 class _Sources(html.parser.HTMLParser):
@@ -104,12 +103,12 @@ class _Sources(html.parser.HTMLParser):
 
 
 def test_page_needs_nothing_but_itself(reported):
-    text = (reported / "report.html").read_text()
+    page = (reported / "report.html").read_text()
     parser = _Sources()
-    parser.feed(text)
+    parser.feed(page)
     assert not {"script", "link", "iframe"} & set(parser.tags)
-    assert "http:" not in text
-    assert "https:" not in text
+    assert "http:" not in page
+    assert "https:" not in page
     prefix = "data:image/png;base64,"
     pictures = [base64.b64decode(s.removeprefix(prefix)) for s in parser.sources]
     assert pictures == [
@@ -117,10 +116,9 @@ def test_page_needs_nothing_but_itself(reported):
         for name in ("accuracy_by_learning_rate", "learning_curves", "stability")
     ]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
-    assert parser.tags.count("table") == (reported / "report.md").read_text().count(
-        "|---"
-    )
-    assert "<td>radam</td>" in text
+    tables = (reported / "report.md").read_text().count("\n|---")
+    assert parser.tags.count("table") == tables
+    assert "<td>radam</td>" in page
 
 
 def test_tables(reported):
@@ -179,11 +177,9 @@ def test_event_files(reported):
 
 
 def test_event_files_have_the_rate_of_each_epochs_last_update(tmp_path):
-    config = Config(
-        optimizers=("adam",), schedules=("linear-warmup-9",), epochs=2, seeds=(0,)
-    )
-    write(tmp_path, config, rows_of(config, _metrics))
-    report.write_report(records.read_experiment(tmp_path, Config), tmp_path)
+    config = Config(optimizers=("adam",), schedules=("linear-warmup-9",), epochs=2)
+    experiment = write(tmp_path, config, rows_of(config, _metrics))
+    event_files.write_event_files(experiment, tmp_path)
     (path,) = (tmp_path / "tensorboard").glob("*/*")
     rates = [
         value.simple_value
@@ -220,46 +216,64 @@ def test_one_rate_and_an_interrupted_or_diverged_run_still_have_a_report(
     stale = tmp_path / "accuracy_by_learning_rate.png"
     stale.write_text("of an earlier report")
     report.write_report(experiment, tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "Interrupted: 1 of 2 runs are finished" in text
-    assert ("1 of 2 runs, whose accuracies" in text) == math.isnan(loss)
-    assert "## Paired comparisons" not in text
+    markdown = (tmp_path / "report.md").read_text()
+    assert "Interrupted: 1 of 2 runs are finished" in markdown
+    assert ("1 of 2 runs, whose accuracies" in markdown) == math.isnan(loss)
+    assert "## Paired comparisons" not in markdown
     assert not stale.exists()
+
+
+def _markdown(folder, config, rows):
+    experiment = write(folder, config, rows)
+    return text.markdown(experiment, Selection(experiment), [])
 
 
 def test_held_out_examples_are_reported_as_such(tmp_path):
     config = Config(learning_rates=(0.1, 0.2), epochs=3, validation=5)
     rows = held_out(rows_of(config, _metrics), epochs=3, best_epoch=2)
-    report.write_report(write(tmp_path, config, rows), tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "on\n5 held-out training images" in text
-    assert "flattering" not in text
-    assert "| adam | constant | 0.2 | 1 | 0.2000 | 0.8000 | 0.7500 | 0 |" in text
-    assert "none: one pair" in text
-    assert "How much the validation loss changes" in text
+    markdown = _markdown(tmp_path, config, rows)
+    assert "on\n5 held-out training images" in markdown
+    assert "flattering" not in markdown
+    assert "| adam | constant | 0.2 | 1 | 0.2000 | 0.8000 | 0.7500 | 0 |" in markdown
+    assert "none: one pair" in markdown
+    assert "How much the validation loss changes" in markdown
+
+
+def test_an_arm_of_diverged_runs_alone_is_in_every_table(tmp_path):
+    config = Config(optimizers=("adam", "radam"), epochs=2, learning_rates=(0.1,))
+    losses = {"adam": 1.0, "radam": math.nan}
+    rows = rows_of(
+        config, lambda run: _metrics(run) | {"loss": losses[run.arm.optimizer]}
+    )
+    markdown = _markdown(tmp_path, config, rows)
+    assert "| radam | constant | 0.1 | 1 | 0.2000 | 1 | chosen |" in markdown
+    assert "0.2000 - 0.1000 = +0.1000" in markdown
+    assert "| radam | constant | 0.1 | - | - | 0 | 1 |" in markdown
 
 
 def test_bootstrap_stands_beside_from_eight_seeds_on(tmp_path):
     for seeds in (7, 8):
         config = Config(epochs=1, seeds=tuple(range(seeds)))
-        experiment = write(tmp_path, config, rows_of(config, _metrics))
-        report.write_report(experiment, tmp_path)
-        text = (tmp_path / "report.md").read_text()
-        assert ("95% bootstrap" in text) == (seeds == 8)
+        markdown = _markdown(tmp_path, config, rows_of(config, _metrics))
+        assert ("95% bootstrap" in markdown) == (seeds == 8)
 
 
-@pytest.mark.parametrize("arms", [2, 30])
-def test_terminal_table_fits_into_80_columns(tmp_path, arms):
+@pytest.mark.parametrize(
+    ("seeds", "expected"), [((0, 1), ("0.3100", 16)), (tuple(range(30)), ("0.2*", 8))]
+)
+def test_terminal_table_fits_into_80_columns(tmp_path, seeds, expected):
     config = Config(
-        optimizers=("adam", "schedule-free-radam"),
+        optimizers=("radam", "schedule-free-radam"),
         schedules=("constant", "untuned-linear-warmup+warmup-linear-decay"),
         learning_rates=(0.1, 0.2),
-        seeds=tuple(range(arms)),
+        seeds=seeds,
         epochs=1,
     )
     table = report.summary_table(write(tmp_path, config, rows_of(config, _metrics)))
-    console = rich.console.Console(width=80, record=True, file=open("/dev/null", "w"))
-    console.print(table)
-    lines = console.export_text().splitlines()
-    assert len(table.rows) == (16 if arms == 2 else 8)
-    assert any("0.3100" in line if arms == 2 else "0.2*" in line for line in lines)
+    console = rich.console.Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    shown, rows = expected
+    assert shown in capture.get()
+    assert len(table.rows) == rows
+    assert "\N{HORIZONTAL ELLIPSIS}" not in capture.get()

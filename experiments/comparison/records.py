@@ -61,6 +61,7 @@ _PACKAGES = (
     "flax",
     "orbax-checkpoint",
     "numpy",
+    "scipy",
     "scikit-learn",
     "tensorflow-datasets",
     "pillow",
@@ -188,9 +189,7 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
         Raises:
           OSError: if the disk is full; the rows before are intact.
         """
-        line = (
-            json.dumps(_row_as_dict(row, self._unit), allow_nan=False).encode() + b"\n"
-        )
+        line = self._line(row)
         end = self._file.tell()
         try:
             while line:
@@ -293,6 +292,7 @@ def read_experiment(
         }
         data = content["data"]
         config = config_class(**fields)
+        runs = config.runs()
         return Experiment(
             config=config,
             steps_per_epoch=content["steps_per_epoch"],
@@ -301,19 +301,22 @@ def read_experiment(
             f"{data[f'test_{unit}']:,} test {unit}, SHA-256 {data['sha256'][:12]}...",
             machine=content["machine"],
             versions=content["versions"],
-            rows=_read_rows(out_dir / METRICS_FILE, unit),
-            runs=config.runs(),
+            rows=_read_rows(out_dir / METRICS_FILE, unit, set(runs)),
+            runs=runs,
         )
 
 
-def _read_rows(path: pathlib.Path, unit: str) -> list[Row]:
+def _read_rows(path: pathlib.Path, unit: str, runs: set[Run]) -> list[Row]:
     with _read_errors(path):
         # What follows the last line break was being written as the power failed.
         *lines, _ = path.read_text().split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         with _read_errors(path, f", line {number}"):
-            rows.append(_row_from_dict(json.loads(line), unit))
+            row = _row_from_dict(json.loads(line), unit)
+            if row.run not in runs:
+                raise ValueError(f"no run of {CONFIG_FILE} is {row.run.name!r}")
+            rows.append(row)
     return rows
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Literal, NamedTuple
 
 from experiments.comparison import statistics
-from experiments.comparison.config import Arm
+from experiments.comparison.config import Arm, Run
 from experiments.comparison.records import Experiment
 from experiments.comparison.training import EpochMetrics
 
@@ -97,6 +97,15 @@ class Selection:
         return [point for point in self._points.values() if point.arm == arm]
 
     @functools.cached_property
+    def diverged(self) -> set[Run]:
+        """The runs that have."""
+        return {
+            Run(point.arm, point.learning_rate, seed)
+            for point in self._points.values()
+            for seed in point.diverged
+        }
+
+    @functools.cached_property
     def choices(self) -> dict[Arm, Choice]:
         """For each arm of which a run is finished, the rate with the best mean.
 
@@ -107,7 +116,7 @@ class Selection:
         for arm in self.arms:
             grid = self.points(arm)
             means = {
-                point.learning_rate: statistics.summarize([*final.values()]).mean or 0
+                point.learning_rate: sum(final.values()) / len(final)
                 for point in grid
                 if (final := point.final(f"{self.part}_accuracy"))
             }

@@ -352,6 +352,8 @@ class Trainer:
         self, weights: Weights, inputs: jax.Array, key: jax.Array | None
     ) -> tuple[jax.Array, Params]:
         """Logits, and the model's statistics after them."""
+        # Made anew, so that the model may change them at this level of tracing.
+        weights = jax.tree.map(lambda leaf: leaf, weights)
         model = nnx.merge(self._graphdef, *weights)
         logits = self._task.logits(model, inputs, key)
         return logits, nnx.state(model, nnx.Param, ...)[1]

@@ -60,7 +60,7 @@ def draw_accuracies(experiment: Experiment, selection: Selection) -> Figure:
     axes[1, 0].set_ylabel("$r_t$, share of the rate")
     epochs = experiment.config.epochs
     title = f"{experiment.config.name}, {epochs} epochs; ring: chosen rate"
-    if _any_diverged(selection):
+    if selection.diverged:
         title += "; cross: diverged run"
     figure.suptitle(title)
     add_legend(figure)
@@ -74,7 +74,7 @@ def draw_stability(experiment: Experiment, selection: Selection) -> Figure:
     the highest. Beneath, if any run has diverged: how many have.
     """
     divided = facets(selection.arms)
-    rows = 1 + _any_diverged(selection)
+    rows = 2 if selection.diverged else 1
     figure = Figure(
         figsize=(width_of(len(divided)), 2.6 + 1.4 * rows), layout="constrained"
     )
@@ -108,10 +108,6 @@ def draw_stability(experiment: Experiment, selection: Selection) -> Figure:
     )
     add_legend(figure)
     return figure
-
-
-def _any_diverged(selection: Selection) -> bool:
-    return any(p.diverged for arm in selection.arms for p in selection.points(arm))
 
 
 def _diverged_share(point: GridPoint) -> list[float]:

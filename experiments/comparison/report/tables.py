@@ -10,7 +10,7 @@ import rich.table
 
 from experiments.comparison import statistics
 from experiments.comparison.records import Experiment
-from experiments.comparison.selection import Selection, has_diverged
+from experiments.comparison.selection import Selection
 
 _RUNS_IN_TERMINAL = 40  # more would scroll away
 
@@ -73,7 +73,8 @@ def summary_table(experiment: Experiment) -> rich.table.Table:
     """
     if len(experiment.runs) > _RUNS_IN_TERMINAL:
         return _points_table(experiment)
-    shown = Selection(experiment).part
+    selection = Selection(experiment)
+    shown = selection.part
     columns = ("rate", "seed", "epoch", "train acc", f"{shown} loss", f"{shown} acc")
     table = _table(f"{experiment.config.name}, last epochs", columns)
     for run, metrics in experiment.final_rows():
@@ -84,7 +85,7 @@ def summary_table(experiment: Experiment) -> rich.table.Table:
             str(run.seed),
             str(metrics.epoch),
             f"{metrics.train_accuracy:.4f}",
-            "diverged" if has_diverged(metrics) else f"{loss:.4f}",
+            "diverged" if run in selection.diverged else f"{loss:.4f}",
             f"{getattr(metrics, f'{shown}_accuracy'):.4f}",
         )
     return table

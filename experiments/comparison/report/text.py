@@ -11,7 +11,7 @@ from experiments.comparison.report.markdown import (
     number,
     table,
 )
-from experiments.comparison.selection import Selection, has_diverged
+from experiments.comparison.selection import Selection
 
 _ARMS_IN_TITLE = 6
 _RUNS_IN_TEXT = 100  # the others are in the CSV file
@@ -67,13 +67,16 @@ def _head(experiment: Experiment, selection: Selection) -> list[str]:
         "with dropout if the model has any; all others are over all the",
         f"{experiment.config.unit} in question, after the epoch. As files for other",
         f"programs: [every row]({records.METRICS_TABLE_FILE}) and the",
-        f"[final accuracies]({records.SUMMARY_TABLE_FILE}).",
+        f"[final accuracies]({records.SUMMARY_TABLE_FILE}); TensorBoard reads the",
+        f"folder `{records.EVENT_FOLDER}`.",
         "",
     ]
 
 
 def _diverged(experiment: Experiment, selection: Selection) -> str:
     """How many runs have, and which; they are counted in every mean of accuracies."""
+    if not selection.diverged:
+        return "- Diverged (a loss was not finite): none."
     named = [
         f"{point.name} with seed{'s' * (len(point.diverged) > 1)} "
         + ", ".join(map(str, point.diverged))
@@ -81,13 +84,8 @@ def _diverged(experiment: Experiment, selection: Selection) -> str:
         for point in selection.points(arm)
         if point.diverged
     ]
-    count = sum(
-        len(p.diverged) for arm in selection.arms for p in selection.points(arm)
-    )
-    if not named:
-        return "- Diverged (a loss was not finite): none."
     return (
-        f"- Diverged (a loss was not finite): {count} of "
+        f"- Diverged (a loss was not finite): {len(selection.diverged)} of "
         f"{len(experiment.final_rows())} runs, whose accuracies are counted all the "
         f"same: {'; '.join(named)}."
     )
@@ -97,7 +95,7 @@ def _stability(selection: Selection) -> list[str]:
     rows = []
     for arm, (point, _) in selection.choices.items():
         changes = point.loss_changes(selection.part)
-        if changes:
+        if changes or point.diverged:
             rows.append(
                 [
                     *arm,
@@ -181,7 +179,7 @@ def _runs(experiment: Experiment, selection: Selection) -> list[str]:
                 f"{metrics.step:,}",
                 *map(number, values),
                 f"{metrics.examples_per_second:,.0f}",
-                "diverged" if has_diverged(metrics) else "",
+                "diverged" if run in selection.diverged else "",
             ]
         )
     columns += [f"{experiment.config.unit}/s", ""]
