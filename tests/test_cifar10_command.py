@@ -133,3 +133,32 @@ def test_the_demo_has_the_three_arms_at_several_rates():
         "adam untuned-linear-warmup",
     ]
     assert len(demo.CONFIG.learning_rates) >= 3
+
+
+def test_deterministic_is_a_flag_of_xla(tmp_path):
+    """It must be set before JAX looks for it: in a process of its own."""
+    program = (
+        "import os, sys\n"
+        "from experiments.cifar10 import __main__\n"
+        "from experiments.comparison.config import DataError\n"
+        "def stop(config):\n"
+        "    raise DataError(os.environ['XLA_FLAGS'])\n"
+        "__main__.load_task = stop\n"
+        "sys.exit(__main__.main())\n"
+    )
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            program,
+            "--deterministic",
+            "--out",
+            str(tmp_path / "o"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "--xla_gpu_deterministic_ops=true" in result.stderr

@@ -241,7 +241,9 @@ def test_a_run_in_a_group_is_the_run_alone(monkeypatch, side_by_side):
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
-def test_a_run_in_a_group_is_the_run_alone_to_ten_digits(monkeypatch, side_by_side):
+def test_a_run_in_a_group_is_the_run_alone_to_ten_digits(
+    x64, monkeypatch, side_by_side
+):
     if side_by_side:
         monkeypatch.setattr(population, "SEQUENTIAL_PLATFORMS", set())
 
@@ -250,15 +252,14 @@ def test_a_run_in_a_group_is_the_run_alone_to_ten_digits(monkeypatch, side_by_si
             lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
         )
 
-    with jax.enable_x64(True):
-        trainer = training.Trainer(small_task(), _MANY_EPOCHS)
-        runs = _DIFFERENT_RUNS
-        group = _state_after(trainer, runs, 50, double(trainer.initial_state(runs)))
-        for index, run in enumerate(runs):
-            start = double(trainer.initial_state([run]))
-            alone = _state_after(trainer, [run], 50, start)
-            assert alone.train.weights.params.logits.kernel[...].dtype == jnp.float64
-            assert _difference(group, alone, index) < 1e-10
+    trainer = training.Trainer(small_task(), _MANY_EPOCHS)
+    runs = _DIFFERENT_RUNS
+    group = _state_after(trainer, runs, 50, double(trainer.initial_state(runs)))
+    for index, run in enumerate(runs):
+        start = double(trainer.initial_state([run]))
+        alone = _state_after(trainer, [run], 50, start)
+        assert alone.train.weights.params.logits.kernel[...].dtype == jnp.float64
+        assert _difference(group, alone, index) < 1e-10
 
 
 def test_training_goes_on_from_any_step_as_if_nothing_had_been():

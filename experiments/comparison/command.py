@@ -1,6 +1,7 @@
 """A comparison from the command line: flags, and errors as a line and a status."""
 
 import argparse
+import os
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -58,6 +59,9 @@ def run(
       The exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on Ctrl-C,
       143 on SIGTERM.
     """
+    if config.deterministic:  # is read as JAX begins to use the device
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".lstrip()
     try:
         from experiments.comparison import experiment, records
 

@@ -109,6 +109,8 @@ class ComparisonConfig:
     chosen on them, and the test data is read after the last epoch alone."""
     population: int = 1
     """Runs of one optimizer that train together in one compiled program."""
+    deterministic: bool = False
+    """On a GPU, the same bits in every repetition, for some speed. A CPU does that."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints; each finished run is kept in any case."""
     out: pathlib.Path | None = None
