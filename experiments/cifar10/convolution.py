@@ -1,6 +1,18 @@
 """3x3 convolutions whose gradients are fast on CPU, inside loops too.
 
-MEASURED
+On CPU, XLA is slow at the gradients that JAX derives, and very slow where they lie in
+`lax.scan`, `lax.map` or `lax.cond`. So here they are stated as plain convolutions,
+which XLA runs equally fast everywhere. With jax 0.10.2, two cores and batches of 64:
+
+| | JAX's gradients | these |
+|---|---|---|
+| 16x16, 64 to 64 channels: value, and gradient to the kernel | 49 ms | 40 ms |
+| the same in `lax.scan` | 2,906 ms | 43 ms |
+| the CNN on 32x32x3, training: one run | 280 images/s | 343 images/s |
+| four runs in `lax.map`, in all | 5 images/s | 352 images/s |
+| four runs in `vmap`, in all | 67 images/s | 261 images/s |
+
+With jax 0.12.0 one run gains less, 392 to 439 images/s, and loops as much.
 """
 
 import functools
@@ -20,7 +32,7 @@ _ORDINARY_OPTIONS: dict[str, Any] = {
     ),  # NHWC, HWIO, NHWC
     "feature_group_count": 1,
 }
-_CHUNK = 16  # images
+_CHUNK = 16  # images; 8 and 32 are slower at some layers
 
 
 def convolve(
@@ -45,8 +57,9 @@ def convolve(
     ordinary = padding == "SAME" and given == _ORDINARY_OPTIONS
     if not ordinary or kernel.shape[:2] != (3, 3) or set(strides) != {1}:
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
-    if min(x.shape[1:3]) < 3:
+    if min(x.shape[1:3]) < 3:  # at 2x2, 128 channels: 3 ms, and 24 as a convolution
         return _as_product(x, kernel)
+    # Chosen when lowered, so that it is right for a CPU beside a GPU, too.
     y: jax.Array = jax.lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
     return y
 
@@ -91,7 +104,8 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
     return functools.reduce(jnp.add, parts).transpose(1, 2, 0, 3)
 
 
-# Under `vmap`, kernels of their own would make convolutions with groups.
+# With kernels of its own for each run, `vmap` makes convolutions of groups, which are
+# slow on CPU.
 _plain_in_turn = jax.custom_batching.sequential_vmap(_plain)
 _kernel_gradient_in_turn = jax.custom_batching.sequential_vmap(_kernel_gradient)
 
