@@ -2,9 +2,9 @@
 
 from made_up import made_up_dataset
 
-from experiments.comparison import records
+from experiments.comparison import files, records
 from experiments.comparison.config import Arm, Run
-from experiments.comparison.training import EpochMetrics
+from experiments.comparison.states import EpochMetrics
 
 STEPS_PER_EPOCH = 3
 
@@ -57,7 +57,7 @@ def held_out(rows, epochs, best_epoch=1):
 
 def write(out_dir, config, rows):
     """Writes the files of an experiment and reads them back."""
-    records.create_out_dir(out_dir)
+    files.create_out_dir(out_dir)
     command = records.command_line(config)
     records.write_config(out_dir, config, command, made_up_dataset(), STEPS_PER_EPOCH)
     with records.MetricsWriter(out_dir, "images", rows[:-1]) as writer:

@@ -11,7 +11,7 @@ from made_up import made_up_dataset
 from made_up_records import held_out, row, write
 
 from experiments.cifar10.config import Config
-from experiments.comparison import records
+from experiments.comparison import files, records
 from experiments.comparison.config import DataError
 from experiments.transformer import config as transformer
 
@@ -88,7 +88,7 @@ def test_write_whole_keeps_the_old_file_if_writing_fails(tmp_path):
         raise OSError("no space left")
 
     with pytest.raises(OSError, match="no space left"):
-        records.write_whole(path, fail)
+        files.write_whole(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -126,13 +126,13 @@ def test_full_disk_leaves_whole_rows(tmp_path):
 
 
 def test_out_dir_is_checked(tmp_path):
-    records.check_out_dir(tmp_path / "new" / "deep", overwrite=False, resume=False)
-    records.check_out_dir(tmp_path, overwrite=False, resume=False)
+    files.check_out_dir(tmp_path / "new" / "deep", overwrite=False, resume=False)
+    files.check_out_dir(tmp_path, overwrite=False, resume=False)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"--out must be .*empty.*--overwrite"):
-        records.check_out_dir(tmp_path, overwrite=False, resume=False)
+        files.check_out_dir(tmp_path, overwrite=False, resume=False)
     with pytest.raises(ValueError, match="--out must be a directory, got the file"):
-        records.check_out_dir(tmp_path / "file", overwrite=True, resume=False)
+        files.check_out_dir(tmp_path / "file", overwrite=True, resume=False)
 
 
 def test_overwriting_replaces_results_and_nothing_else(tmp_path):

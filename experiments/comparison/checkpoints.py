@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from experiments.comparison import files
 from experiments.comparison.config import DataError
-from experiments.comparison.training import GroupState
-
-FOLDER = "checkpoints"
+from experiments.comparison.states import GroupState
 
 
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
@@ -22,7 +21,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """
 
     def __init__(self, out_dir: pathlib.Path, group: int) -> None:
-        self._path = out_dir.absolute() / FOLDER / f"group-{group:04d}"
+        self._path = out_dir.absolute() / files.CHECKPOINT_FOLDER / f"group-{group:04d}"
         options = ocp.CheckpointManagerOptions(
             max_to_keep=1, cleanup_tmp_directories=True
         )

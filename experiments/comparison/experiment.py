@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import rich.console
 import rich.progress
 
-from experiments.comparison import interruption, optimizers, records, report
+from experiments.comparison import files, interruption, optimizers, records, report
 from experiments.comparison.checkpoints import Checkpoints
 from experiments.comparison.config import (
     ComparisonConfig,
@@ -14,8 +14,9 @@ from experiments.comparison.config import (
     DataError,
     Run,
 )
+from experiments.comparison.states import GroupState, Progress
 from experiments.comparison.task import Task
-from experiments.comparison.training import GroupState, Progress, Trainer
+from experiments.comparison.training import Trainer
 
 
 def check(config: ComparisonConfig) -> None:
@@ -31,7 +32,7 @@ def check(config: ComparisonConfig) -> None:
             raise ConfigError(
                 f"--b2 cannot be used with {arm.name}: {error}"
             ) from error
-    records.check_out_dir(
+    files.check_out_dir(
         config.out_dir, overwrite=config.overwrite, resume=config.resume
     )
 
@@ -66,7 +67,7 @@ def run_experiment(
         for difference in records.check_same(out_dir, config, dataset):
             console.print(f"Not as it was: {difference}")
     else:
-        records.create_out_dir(out_dir)
+        files.create_out_dir(out_dir)
         records.MetricsWriter(out_dir, config.unit).close()
         records.write_config(out_dir, config, command, dataset, trainer.steps_per_epoch)
     with interruption.noted() as signal_number:
@@ -140,7 +141,7 @@ class _Session:
         expected = len(before) * config.epochs + len(group) * epochs
         if len(kept) != expected:
             raise DataError(
-                f"{config.out_dir / records.METRICS_FILE} has {len(kept)} of the "
+                f"{config.out_dir / files.METRICS_FILE} has {len(kept)} of the "
                 f"{expected} rows that were written before the newest checkpoint, of "
                 f"{group[0].name} after {step} updates. Nothing was deleted; restore "
                 "the file, or train anew into another --out."
@@ -231,4 +232,4 @@ def _write_report(config: ComparisonConfig, console: rich.console.Console) -> No
         return
     console.print(report.summary_table(experiment))
     report.write_report(experiment, out_dir)
-    console.print(f"Report: {out_dir / records.REPORT_FILE}")
+    console.print(f"Report: {out_dir / files.REPORT_FILE}")

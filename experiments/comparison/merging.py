@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from experiments.comparison.config import ConfigError, Run, flag_name
 from experiments.comparison.records import Experiment, Row
-from experiments.comparison.training import EpochMetrics
+from experiments.comparison.states import EpochMetrics
 
 # Which runs there are, and how that was said; a run itself depends on none of them.
 _FREE_FIELDS = {

@@ -13,13 +13,12 @@ import os
 import pathlib
 import platform
 import shlex
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, Self
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import jax
 
-from experiments.comparison import optimizers
+from experiments.comparison import files, optimizers
 from experiments.comparison.config import (
     Arm,
     ComparisonConfig,
@@ -28,29 +27,9 @@ from experiments.comparison.config import (
     Run,
     flag_name,
 )
+from experiments.comparison.states import EpochMetrics
 from experiments.comparison.task import Dataset
-from experiments.comparison.training import EpochMetrics
 
-CONFIG_FILE = "config.json"
-METRICS_FILE = "metrics.jsonl"
-CHECKPOINT_FOLDER = "checkpoints"
-REPORT_FILE = "report.md"
-PAGE_FILE = "report.html"
-LEARNING_CURVES_FILE = "learning_curves.png"
-LEARNING_RATES_FILE = "accuracy_by_learning_rate.png"
-STABILITY_FILE = "stability.png"
-METRICS_TABLE_FILE = "metrics.csv"
-SUMMARY_TABLE_FILE = "summary.csv"
-EVENT_FOLDER = "tensorboard"
-REPORT_FILES = (
-    REPORT_FILE,
-    PAGE_FILE,
-    LEARNING_CURVES_FILE,
-    LEARNING_RATES_FILE,
-    STABILITY_FILE,
-    METRICS_TABLE_FILE,
-    SUMMARY_TABLE_FILE,
-)
 # Of a machine or a session, not of results.
 _LOCAL_FLAGS = {"data_dir", "out", "overwrite", "resume", "checkpoint_seconds"}
 _PACKAGES = (
@@ -104,60 +83,6 @@ class Experiment(NamedTuple):
         return list({row.run: row for row in self.rows}.values())
 
 
-def check_out_dir(path: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
-    """Refuses a directory that results must not, or cannot, be written to.
-
-    Raises:
-      ConfigError: if it is a file, not writable, or not empty without `overwrite` and
-        `resume`, or has nothing to resume.
-    """
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"--out must be a directory, got the file {path}.")
-    if resume and not (path / CONFIG_FILE).exists():
-        raise ConfigError(
-            f"--resume goes on with the experiment in --out, and {path} has none: "
-            f"{path / CONFIG_FILE} is missing."
-        )
-    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
-        raise ConfigError(
-            f"--out must be a new or an empty directory, got {path}, which has files "
-            "in it. Name another, go on with its experiment by --resume, or replace "
-            "its results with --overwrite."
-        )
-    existing = next(
-        parent for parent in (path, *path.absolute().parents) if parent.exists()
-    )
-    if not existing.is_dir():
-        raise ConfigError(f"--out must be a directory, got {path}: {existing} is none.")
-    if not os.access(existing, os.W_OK):
-        raise ConfigError(f"--out must be writable, got {path}: {existing} is not.")
-
-
-def create_out_dir(path: pathlib.Path) -> None:
-    """Makes the directory, without the results of an earlier experiment in it."""
-    path.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG_FILE, METRICS_FILE, *REPORT_FILES):
-        (path / name).unlink(missing_ok=True)
-    for folder in (CHECKPOINT_FOLDER, EVENT_FOLDER):
-        shutil.rmtree(path / folder, ignore_errors=True)
-
-
-def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that its name never stands for a part of it.
-
-    Args:
-      path: the file.
-      write: gets a binary file to write to.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
     """Appends rows to `metrics.jsonl`, each at once, whole or not at all.
 
@@ -171,10 +96,10 @@ class MetricsWriter(contextlib.AbstractContextManager["MetricsWriter"]):
         self, out_dir: pathlib.Path, unit: str, rows: Sequence[Row] = ()
     ) -> None:
         self._unit = unit
-        self._path = out_dir / METRICS_FILE
+        self._path = out_dir / files.METRICS_FILE
         lines = b"".join(map(self._line, rows))
         if not self._path.exists() or self._path.read_bytes() != lines:
-            write_whole(self._path, lambda file: file.write(lines))
+            files.write_whole(self._path, lambda file: file.write(lines))
         self._file = self._path.open("r+b", buffering=0)
         self._file.seek(0, os.SEEK_END)
 
@@ -238,7 +163,9 @@ def write_config(
         "versions": _versions(),
     }
     text = json.dumps(content, indent=2) + "\n"
-    write_whole(out_dir / CONFIG_FILE, lambda file: file.write(text.encode()))
+    files.write_whole(
+        out_dir / files.CONFIG_FILE, lambda file: file.write(text.encode())
+    )
 
 
 def _shared_fields(config: ComparisonConfig) -> dict[str, Any]:
@@ -283,7 +210,7 @@ def read_experiment(
       DataError: if a file is missing or was not written by them.
     """
     unit = config_class.unit
-    path = out_dir / CONFIG_FILE
+    path = out_dir / files.CONFIG_FILE
     with _read_errors(path):
         content = json.loads(path.read_text())
         fields: dict[str, Any] = {
@@ -301,7 +228,7 @@ def read_experiment(
             f"{data[f'test_{unit}']:,} test {unit}, SHA-256 {data['sha256'][:12]}...",
             machine=content["machine"],
             versions=content["versions"],
-            rows=_read_rows(out_dir / METRICS_FILE, unit, set(runs)),
+            rows=_read_rows(out_dir / files.METRICS_FILE, unit, set(runs)),
             runs=runs,
         )
 
@@ -315,7 +242,7 @@ def _read_rows(path: pathlib.Path, unit: str, runs: set[Run]) -> list[Row]:
         with _read_errors(path, f", line {number}"):
             row = _row_from_dict(json.loads(line), unit)
             if row.run not in runs:
-                raise ValueError(f"no run of {CONFIG_FILE} is {row.run.name!r}")
+                raise ValueError(f"no run of {files.CONFIG_FILE} is {row.run.name!r}")
             rows.append(row)
     return rows
 
@@ -349,7 +276,7 @@ def check_same(
       ConfigError: if the configuration differs, with the differences.
       DataError: if the data does, or `config.json` cannot be read.
     """
-    path = out_dir / CONFIG_FILE
+    path = out_dir / files.CONFIG_FILE
     with _read_errors(path):
         content = json.loads(path.read_text())
         then, checksum = dict(content["config"]), content["data"]["sha256"]

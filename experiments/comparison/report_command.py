@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.comparison import command
+from experiments.comparison import command, files
 from experiments.comparison.config import ComparisonConfig, ConfigError, DataError
 
 
@@ -63,10 +63,10 @@ def _write_report(config_class: type[ComparisonConfig], flags: ReportFlags) -> N
     from experiments.comparison import merging, records, report
 
     for run in flags.runs:
-        if not (run / records.CONFIG_FILE).is_file():
+        if not (run / files.CONFIG_FILE).is_file():
             raise ConfigError(
                 f"RUN must be an experiment's directory, got {run}: "
-                f"{run / records.CONFIG_FILE} is missing."
+                f"{run / files.CONFIG_FILE} is missing."
             )
     experiment = merging.merge(
         [records.read_experiment(run, config_class) for run in flags.runs],
@@ -79,7 +79,7 @@ def _write_report(config_class: type[ComparisonConfig], flags: ReportFlags) -> N
     out = flags.out or flags.runs[0]
     out.mkdir(parents=True, exist_ok=True)
     report.write_report(experiment, out)
-    print(f"Report: {out / records.REPORT_FILE}")
+    print(f"Report: {out / files.REPORT_FILE}")
 
 
 def _check(flags: ReportFlags) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from experiments.comparison import statistics
 from experiments.comparison.config import Arm, Run
 from experiments.comparison.records import Experiment
-from experiments.comparison.training import EpochMetrics
+from experiments.comparison.states import EpochMetrics
 
 Part = Literal["train", "validation", "test"]
 Edge = Literal["lowest", "highest"]

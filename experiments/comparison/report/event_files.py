@@ -7,10 +7,10 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from experiments.comparison import records, schedules
+from experiments.comparison import files, schedules
 from experiments.comparison.config import Run
 from experiments.comparison.records import Experiment, Row
-from experiments.comparison.training import EpochMetrics
+from experiments.comparison.states import EpochMetrics
 
 # TensorBoard asks for the middle of the name; time and host, usual in it, are left out.
 _FILE = "events.out.tfevents.0"
@@ -31,7 +31,7 @@ def write_event_files(experiment: Experiment, out_dir: pathlib.Path) -> None:
       experiment: the records.
       out_dir: where the folder of the runs' folders goes.
     """
-    part = out_dir / (records.EVENT_FOLDER + ".part")
+    part = out_dir / (files.EVENT_FOLDER + ".part")
     shutil.rmtree(part, ignore_errors=True)
     runs: dict[Run, list[Row]] = {}
     for row in experiment.rows:
@@ -45,8 +45,8 @@ def write_event_files(experiment: Experiment, out_dir: pathlib.Path) -> None:
             folder = part / run.name
             folder.mkdir(parents=True)
             _write(folder / _FILE, rows, rates[key])
-        shutil.rmtree(out_dir / records.EVENT_FOLDER, ignore_errors=True)
-        part.rename(out_dir / records.EVENT_FOLDER)
+        shutil.rmtree(out_dir / files.EVENT_FOLDER, ignore_errors=True)
+        part.rename(out_dir / files.EVENT_FOLDER)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.comparison import records
+from experiments.comparison import files
 from experiments.comparison.records import Experiment
 from experiments.comparison.report import drawing
 from experiments.comparison.report.learning_curves import draw_learning_curves
@@ -32,14 +32,14 @@ def write_figures(
       The names of the files written.
     """
     figures: dict[str, Callable[[Experiment, Selection], Figure]] = {
-        records.LEARNING_CURVES_FILE: draw_learning_curves
+        files.LEARNING_CURVES_FILE: draw_learning_curves
     }
     if any(len(selection.points(arm)) > 1 for arm in selection.arms):
-        figures[records.LEARNING_RATES_FILE] = draw_accuracies
+        figures[files.LEARNING_RATES_FILE] = draw_accuracies
         if experiment.config.epochs > 1:
-            figures[records.STABILITY_FILE] = draw_stability
+            figures[files.STABILITY_FILE] = draw_stability
     with mpl.rc_context(drawing.STYLE):
         for name, draw in figures.items():
             canvas = FigureCanvasAgg(draw(experiment, selection))
-            records.write_whole(out_dir / name, canvas.print_png)
+            files.write_whole(out_dir / name, canvas.print_png)
     return list(figures)

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from experiments.comparison import records
+from experiments.comparison import files
 from experiments.comparison.records import Experiment
 from experiments.comparison.report import tables, text, web_page
 from experiments.comparison.report.event_files import write_event_files
@@ -28,14 +28,14 @@ def write_report(experiment: Experiment, out_dir: pathlib.Path) -> None:
     title = markdown.partition("\n")[0].removeprefix("# ")
     embedded = {name: (out_dir / name).read_bytes() for name in pictures}
     texts = {
-        records.REPORT_FILE: markdown,
-        records.PAGE_FILE: web_page.page(markdown, title, embedded),
-        records.METRICS_TABLE_FILE: tables.metrics_csv(experiment),
-        records.SUMMARY_TABLE_FILE: tables.summary_csv(selection),
+        files.REPORT_FILE: markdown,
+        files.PAGE_FILE: web_page.page(markdown, title, embedded),
+        files.METRICS_TABLE_FILE: tables.metrics_csv(experiment),
+        files.SUMMARY_TABLE_FILE: tables.summary_csv(selection),
     }
     for name, content in texts.items():
         encoded = content.encode()
-        records.write_whole(out_dir / name, lambda file, b=encoded: file.write(b))  # type: ignore[misc]
+        files.write_whole(out_dir / name, lambda file, b=encoded: file.write(b))  # type: ignore[misc]
     write_event_files(experiment, out_dir)
-    for name in {*records.REPORT_FILES} - {*pictures, *texts}:
+    for name in {*files.REPORT_FILES} - {*pictures, *texts}:
         (out_dir / name).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from experiments.comparison import records, statistics
+from experiments.comparison import files, statistics
 from experiments.comparison.records import Experiment
 from experiments.comparison.report import accuracies, comparisons
 from experiments.comparison.report.markdown import (
@@ -30,11 +30,11 @@ def markdown(
     sections = (
         _head(experiment, selection),
         accuracies.section(experiment, selection),
-        _picture(pictures, records.LEARNING_RATES_FILE, "Accuracy by learning rate"),
-        _picture(pictures, records.LEARNING_CURVES_FILE, "Learning curves"),
+        _picture(pictures, files.LEARNING_RATES_FILE, "Accuracy by learning rate"),
+        _picture(pictures, files.LEARNING_CURVES_FILE, "Learning curves"),
         comparisons.section(selection),
         _stability(selection),
-        _picture(pictures, records.STABILITY_FILE, "Stability by learning rate"),
+        _picture(pictures, files.STABILITY_FILE, "Stability by learning rate"),
         _throughput(experiment, selection),
         _runs(experiment, selection),
     )
@@ -66,9 +66,9 @@ def _head(experiment: Experiment, selection: Selection) -> list[str]:
         "Training figures are means over each epoch's batches as they were trained on,",
         "with dropout if the model has any; all others are over all the",
         f"{experiment.config.unit} in question, after the epoch. As files for other",
-        f"programs: [every row]({records.METRICS_TABLE_FILE}) and the",
-        f"[final accuracies]({records.SUMMARY_TABLE_FILE}); TensorBoard reads the",
-        f"folder `{records.EVENT_FOLDER}`.",
+        f"programs: [every row]({files.METRICS_TABLE_FILE}) and the",
+        f"[final accuracies]({files.SUMMARY_TABLE_FILE}); TensorBoard reads the",
+        f"folder `{files.EVENT_FOLDER}`.",
         "",
     ]
 
