@@ -40,7 +40,7 @@ def test_a_small_experiment(monkeypatch, tmp_path, capsys):
     rows = _rows(out)
     assert len(rows) == 3 * 2 * 2
     assert [row["step"] for row in rows[:2]] == [3, 6]
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in out.iterdir()} - {".lock"} == {
         "accuracy_by_learning_rate.png",
         "checkpoints",
         "config.json",

@@ -54,6 +54,33 @@ def test_defaults():
             {"optimizers": ("sgd", "sgd:constant")},
             "--optimizers must not repeat 'sgd constant'",
         ),
+        (
+            {"optimizers": ("sgd:constant",), "schedules": ("step-decay",)},
+            "--schedules has 'step-decay', but all --optimizers name their own",
+        ),
+        (
+            {"optimizers": ("sgd:constant",), "schedules": ("cosine",)},
+            "--schedules must be one of",
+        ),
+        ({"schedules": ("linear-warmup-3000000000",)}, "--schedules must be one of"),
+        ({"rates_of": ("adam=0",)}, "--rates-of must be NAME=RATE,RATE"),
+        ({"rates_of": ("adam=1", "adam=2")}, "--rates-of must be once for an optim"),
+        ({"rates_of": ("sgd=0.1",)}, "--rates-of has 'sgd', which --optimizers has no"),
+        ({"step_decay_at": (1.0,)}, r"--step-decay-at must be in \(0, 1\), got 1.0"),
+        ({"step_decay_at": ()}, "--step-decay-at must be a list of one entry"),
+        ({"population": 0}, "--population must be >= 1, got 0"),
+        ({"validation": 1437}, "--validation must be below 1,437, the training images"),
+        (
+            {"validation": 400, "limit_train": 1038},
+            "--limit-train must be at most 1,03",
+        ),
+        ({"limit_train": 63}, "--batch-size must be at most 63"),
+        ({"weight_decay": -1.0}, "--weight-decay must be >= 0, got -1.0"),
+        ({"resume": True, "overwrite": True}, "--resume and --overwrite exclude each"),
+        (
+            {"model": "resnet20", "optimizers": ("schedule-free-radam",)},
+            "--model resnet20 cannot be evaluated with the average",
+        ),
         ({"schedules": ("constant",) * 2}, "--schedules must not repeat 'constant'"),
         ({"seeds": (1, 1)}, "--seeds must not repeat 1"),
         ({"learning_rates": (0.1, 0.10)}, "--learning-rates must not repeat 0.1"),
@@ -80,6 +107,27 @@ def test_defaults():
 def test_bad_flags_are_refused_by_name(fields, message):
     with pytest.raises(ValueError, match=message):
         Config(**fields)
+
+
+def test_an_optimizers_own_rates_and_groups_of_runs():
+    config = Config(
+        optimizers=("adam", "sgd", "adam:untuned-linear-warmup"),
+        learning_rates=(0.1, 0.2),
+        rates_of=("sgd=0.3,0.4,0.5",),
+        population=3,
+    )
+    assert [config.rates(arm) for arm in config.arms] == [
+        (0.1, 0.2),
+        (0.3, 0.4, 0.5),
+        (0.1, 0.2),
+    ]
+    groups = config.groups()
+    assert [[run.arm.optimizer for run in group] for group in groups] == [
+        ["adam"] * 3,
+        ["adam"],
+        ["sgd"] * 3,
+    ]
+    assert {run for group in groups for run in group} == set(config.runs())
 
 
 def test_a_b2_that_radam_refuses_is_refused_before_any_data_is_read(tmp_path):

@@ -125,6 +125,19 @@ def test_full_disk_leaves_whole_rows(tmp_path):
     assert len(rows) >= 2
 
 
+def test_overwriting_deletes_no_folders_of_others(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match=r"--overwrite would delete .*checkpoints"):
+        files.check_out_dir(tmp_path, overwrite=True, resume=False)
+
+
+def test_recorded_commands_spell_switches_as_the_command_line_does():
+    assert records.command_line(Config(augment=True)).endswith("cifar10 --augment")
+    base = Config(augment=True, preset="paper")
+    line = records.command_line(Config(preset="paper"), base)
+    assert line.endswith("--preset paper --no-augment")
+
+
 def test_out_dir_is_checked(tmp_path):
     files.check_out_dir(tmp_path / "new" / "deep", overwrite=False, resume=False)
     files.check_out_dir(tmp_path, overwrite=False, resume=False)

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 
+import orbax.checkpoint as ocp
 import pytest
 from made_up import made_up_dataset, small_task
 
 from experiments.cifar10.config import Config
-from experiments.comparison import command, records, training
+from experiments.comparison import command, files, records, training
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The command line, but on a task that is quick to compile.
@@ -142,7 +143,11 @@ def _resume(stopped, tmp_path, spoil=lambda out: None, task=small_task, **change
 
 
 def _contents(out):
-    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    return {
+        path: path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_ctrl_c_keeps_what_was_finished_and_resuming_goes_on(stopped, tmp_path):
@@ -188,6 +193,12 @@ def _lose_a_row(out):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
 
 
+def _lose_the_first_run(out):
+    shutil.rmtree(out / "checkpoints/group-0000")
+    path = out / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[3:]))
+
+
 def _tear_the_checkpoint(out):
     for path in (out / "checkpoints/group-0001").rglob("d/*"):
         path.write_bytes(b"torn")
@@ -204,7 +215,12 @@ def _tear_the_checkpoint(out):
             lambda out: (out / "metrics.jsonl").write_text("mine\n"),
             "metrics.jsonl, line 1 cannot be read",
         ),
+        (
+            lambda out: (out / "metrics.jsonl").write_text("null\n"),
+            "metrics.jsonl, line 1 cannot be read",
+        ),
         (_lose_a_row, "metrics.jsonl has 3 of the 4 rows"),
+        (_lose_the_first_run, "rows of 1 runs that come after"),
     ],
     ids=[
         "torn config",
@@ -212,7 +228,9 @@ def _tear_the_checkpoint(out):
         "no config",
         "no metrics",
         "foreign metrics",
+        "not even a row",
         "a row lost",
+        "a run lost",
     ],
 )
 def test_torn_and_foreign_files_are_named(stopped, tmp_path, capsys, spoil, message):
@@ -226,6 +244,29 @@ def test_a_torn_checkpoint_is_named(stopped, tmp_path, capsys):
     assert _resume(stopped, tmp_path, _tear_the_checkpoint) == 1
     assert "group-0001/3 cannot be read" in capsys.readouterr().err.replace("\n", "")
     gc.collect()
+
+
+def test_a_directory_that_is_in_use_is_refused(stopped, tmp_path, capsys):
+    out = tmp_path / "out"
+    with files.locked(out):
+        for changes in ({"overwrite": True}, {}):
+            config = dataclasses.replace(stopped, out=out, **changes)
+            assert command.run(config, lambda _: small_task()) == 2
+            assert "into which another process trains" in capsys.readouterr().err
+
+
+def test_a_full_disk_during_a_checkpoint_is_an_error_of_one_line(
+    stopped, tmp_path, capsys, monkeypatch
+):
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: no space left\nand much more")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    config = dataclasses.replace(stopped, out=tmp_path / "out")
+    assert command.run(config, lambda _: small_task()) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "group-0000 failed: RESOURCE_EXHAUSTED: no space left" in error
 
 
 def test_other_data_is_refused(stopped, tmp_path, capsys):

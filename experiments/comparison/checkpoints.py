@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -28,9 +29,15 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         self._manager = ocp.CheckpointManager(self._path, options=options)
 
     def save(self, state: GroupState) -> None:
-        """Begins to write a state; it may be donated as soon as this returns."""
+        """Begins to write a state; it may be donated as soon as this returns.
+
+        Raises:
+          OSError: if it cannot be written, or the one before could not.
+        """
         step = int(state.train.step[0])
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        with self._errors():
+            if not self._manager.save(step, args=ocp.args.StandardSave(state)):
+                raise OSError("a newer one is there")
 
     def restore(self, like: GroupState) -> GroupState | None:
         """The newest state, or None if there is none.
@@ -49,12 +56,22 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             args: Any = ocp.args.StandardRestore(abstract)
             state: GroupState = self._manager.restore(step, args=args)
         except Exception as error:  # of many types, none of them documented
+            reason = str(error).partition("\n")[0][:300]
             raise DataError(
-                f"The checkpoint {self._path / str(step)} cannot be read: {error}\n"
-                "Nothing was deleted. Remove it to train its runs from the beginning, "
-                "and repeat the command."
-            ) from error
+                f"The checkpoint {self._path / str(step)} cannot be read: {reason}\n"
+                "Nothing was deleted. Train anew into another --out, or restore it."
+            ) from None
         return state
 
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Of writing; TensorStore reports a full disk as a ValueError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0][:300]
+            raise OSError(f"A checkpoint in {self._path} failed: {reason}") from error
+
     def __exit__(self, *_: object) -> None:
-        self._manager.close()  # waits for what is being written
+        with self._errors():
+            self._manager.close()  # waits for what is being written

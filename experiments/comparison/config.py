@@ -141,6 +141,7 @@ class ComparisonConfig:
         _check("checkpoint_seconds", seconds, ">= 0", 0 <= seconds < math.inf)
         proportion = self.warmup_proportion
         _check("warmup_proportion", proportion, "in [0, 1)", 0 <= proportion < 1)
+        _check_list("step_decay_at", self.step_decay_at)
         for share in self.step_decay_at:
             _check("step_decay_at", share, "in (0, 1)", 0 < share < 1)
         _check("end_value", self.end_value, ">= 0", 0 <= self.end_value < math.inf)
@@ -154,7 +155,18 @@ class ComparisonConfig:
                 _check("end_value", self.end_value, allowed, self.end_value <= lowest)
         unused = self._own_rates.keys() - {arm.optimizer for arm in self.arms}
         if unused:
-            raise ConfigError(f"--rates-of has {min(unused)!r}, no such arm runs.")
+            raise ConfigError(
+                f"--rates-of has {min(unused)!r}, which --optimizers has not. "
+                "--rates-of alone, without a value, drops those of a preset."
+            )
+        for schedule in self.schedules:
+            _arm("adam", schedule)
+        named = all(":" in entry for entry in self.optimizers)
+        if named and self.schedules != ("constant",):
+            raise ConfigError(
+                f"--schedules has {self.schedules[0]!r}, but all --optimizers name "
+                "their own."
+            )
 
     def _check_sizes(self) -> None:
         rest = self.train_examples - self.validation
@@ -247,6 +259,8 @@ def _arm(optimizer: str, schedule: str) -> Arm:
     shapes = [re.sub(r"-[1-9]\d*$", "-N", factor) for factor in factors]
     valid = all(shape in SCHEDULE_FACTORS for shape in shapes)
     valid = valid and not any(factor.endswith("-N") for factor in factors)
+    numbers = [int(digits) for digits in re.findall(r"-(\d+)", schedule)]
+    valid = valid and all(number < 2**31 for number in numbers)
     allowed = "one of " + ", ".join(SCHEDULE_FACTORS) + " (N: updates), joined by +"
     _check("schedules", schedule, allowed, valid)
     return Arm(optimizer, schedule)  # type: ignore[arg-type] # checked just now

@@ -63,20 +63,22 @@ def run_experiment(
         f"{len(dataset.test_labels):,} test {config.unit}"
     )
     trainer = Trainer(task, config)
-    if config.resume:
-        for difference in records.check_same(out_dir, config, dataset):
-            console.print(f"Not as it was: {difference}")
-    else:
-        files.create_out_dir(out_dir)
-        records.MetricsWriter(out_dir, config.unit).close()
-        records.write_config(out_dir, config, command, dataset, trainer.steps_per_epoch)
-    with interruption.noted() as signal_number:
+    with files.locked(out_dir), interruption.noted() as signal_number:
+        if config.resume:
+            for difference in records.check_same(out_dir, config, dataset):
+                console.print(f"Not as it was: {difference}")
+        else:
+            files.create_out_dir(out_dir)
+            records.MetricsWriter(out_dir, config.unit).close()
+            records.write_config(
+                out_dir, config, command, dataset, trainer.steps_per_epoch
+            )
         try:
             _Session(config, trainer, console, signal_number).train_all()
         except (interruption.Interrupted, KeyboardInterrupt):
             _write_report(config, console)
             raise
-    _write_report(config, console)
+        _write_report(config, console)
 
 
 class _Session:
@@ -102,11 +104,12 @@ class _Session:
         if config.resume:
             rows = records.read_experiment(config.out_dir, type(config)).rows
         groups = config.groups()
+        ended = {row.run for row in rows if row.metrics.epoch == config.epochs}
         finished, state = 0, None
-        while finished < len(groups) and self._is_finished(groups[finished], rows):
+        while finished < len(groups) and ended.issuperset(groups[finished]):
             finished += 1
-        if config.resume and finished < len(groups):
-            state, rows = self._restore(finished, groups[finished], rows)
+        if config.resume:
+            state, rows = self._restore(finished, groups, rows)
         with (
             records.MetricsWriter(config.out_dir, config.unit, rows) as writer,
             self._bar,
@@ -115,36 +118,40 @@ class _Session:
                 self._train(index, groups, state, writer)
                 state = None
 
-    def _is_finished(self, group: list[Run], rows: list[records.Row]) -> bool:
-        ended = {row.run for row in rows if row.metrics.epoch == self._config.epochs}
-        return ended.issuperset(group)
-
     def _restore(
-        self, index: int, group: list[Run], rows: list[records.Row]
+        self, index: int, groups: list[list[Run]], rows: list[records.Row]
     ) -> tuple[GroupState | None, list[records.Row]]:
-        """Where to go on with a group, and the rows that were written until then.
+        """Where to go on, and the rows that were written until then.
+
+        Args:
+          index: of the first group that is not finished.
+          groups: all of them.
+          rows: all that were written.
 
         Raises:
-          DataError: if the two do not fit together.
+          DataError: if checkpoint and rows do not fit together.
         """
-        config = self._config
-        with Checkpoints(config.out_dir, index) as checkpoints:
-            state = checkpoints.restore(self._trainer.initial_state(group))
-        step = 0 if state is None else int(state.train.step[0])
-        epochs = step // self._trainer.steps_per_epoch
-        before = {run for group in config.groups()[:index] for run in group}
-        kept = [
-            row
-            for row in rows
-            if row.run in before or (row.run in group and row.metrics.epoch <= epochs)
-        ]
-        expected = len(before) * config.epochs + len(group) * epochs
-        if len(kept) != expected:
+        config, state, epochs = self._config, None, 0
+        group = groups[index] if index < len(groups) else []
+        if group:
+            with Checkpoints(config.out_dir, index) as checkpoints:
+                state = checkpoints.restore(self._trainer.initial_state(group))
+        if state is not None:
+            epochs = int(state.train.step[0]) // self._trainer.steps_per_epoch
+        expected = {
+            (run, epoch)
+            for number, runs in enumerate(groups[: index + 1])
+            for run in runs
+            for epoch in range(1, (config.epochs if number < index else epochs) + 1)
+        }
+        kept = [row for row in rows if (row.run, row.metrics.epoch) in expected]
+        later = {row.run for row in rows} - {run for run, _ in expected} - {*group}
+        if len(kept) != len(expected) or later:
             raise DataError(
                 f"{config.out_dir / files.METRICS_FILE} has {len(kept)} of the "
-                f"{expected} rows that were written before the newest checkpoint, of "
-                f"{group[0].name} after {step} updates. Nothing was deleted; restore "
-                "the file, or train anew into another --out."
+                f"{len(expected)} rows that were written before the newest checkpoint, "
+                f"and rows of {len(later)} runs that come after it. Nothing was "
+                "deleted; restore the file, or train anew into another --out."
             )
         return state, kept
 
@@ -202,7 +209,7 @@ class _Session:
 
         def show(progress: Progress) -> None:
             of_run = (progress.epoch - 1) * self._trainer.examples + progress.examples
-            speed = len(group) * progress.examples / progress.seconds
+            speed = progress.examples_per_second
             bar.update(
                 bar.task_ids[0],
                 completed=done * per_run + len(group) * of_run,

@@ -1,10 +1,13 @@
 """The files of an experiment's directory: their names, and how they are written."""
 
+import contextlib
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
+
+import filelock
 
 from experiments.comparison.config import ConfigError
 
@@ -19,6 +22,7 @@ STABILITY_FILE = "stability.png"
 METRICS_TABLE_FILE = "metrics.csv"
 SUMMARY_TABLE_FILE = "summary.csv"
 EVENT_FOLDER = "tensorboard"
+_LOCK_FILE = ".lock"  # stays; the lock itself goes with its process
 REPORT_FILES = (
     REPORT_FILE,
     PAGE_FILE,
@@ -44,11 +48,21 @@ def check_out_dir(path: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
             f"--resume goes on with the experiment in --out, and {path} has none: "
             f"{path / CONFIG_FILE} is missing."
         )
-    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
+    if path.is_dir() and _has_files(path) and not (overwrite or resume):
         raise ConfigError(
             f"--out must be a new or an empty directory, got {path}, which has files "
             "in it. Name another, go on with its experiment by --resume, or replace "
             "its results with --overwrite."
+        )
+    foreign = [
+        folder
+        for folder in (CHECKPOINT_FOLDER, EVENT_FOLDER)
+        if (path / folder).exists()
+    ]
+    if overwrite and foreign and not (path / CONFIG_FILE).exists():
+        raise ConfigError(
+            f"--overwrite would delete {path / foreign[0]}, which is no experiment's: "
+            f"{path / CONFIG_FILE} is missing. Name another --out."
         )
     existing = next(
         parent for parent in (path, *path.absolute().parents) if parent.exists()
@@ -59,13 +73,35 @@ def check_out_dir(path: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
         raise ConfigError(f"--out must be writable, got {path}: {existing} is not.")
 
 
+def _has_files(path: pathlib.Path) -> bool:
+    return any(entry.name != _LOCK_FILE for entry in path.iterdir())
+
+
 def create_out_dir(path: pathlib.Path) -> None:
     """Makes the directory, without the results of an earlier experiment in it."""
     path.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_FILE, METRICS_FILE, *REPORT_FILES):
         (path / name).unlink(missing_ok=True)
     for folder in (CHECKPOINT_FOLDER, EVENT_FOLDER):
-        shutil.rmtree(path / folder, ignore_errors=True)
+        if (path / folder).exists():
+            shutil.rmtree(path / folder)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes out of a directory, which is made if it is not there.
+
+    Raises:
+      ConfigError: if another process trains into it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(path / _LOCK_FILE, blocking=False):
+            yield
+    except filelock.Timeout as error:
+        raise ConfigError(
+            f"--out must not be in use, got {path}, into which another process trains."
+        ) from error
 
 
 def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
@@ -79,6 +115,8 @@ def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None
     try:
         with part.open("wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

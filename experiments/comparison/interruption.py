@@ -28,7 +28,11 @@ def noted() -> Iterator[Callable[[], int | None]]:
       A function that returns the number of the signal that has come, or None.
     """
     received: list[int] = []
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {
+        number: handler
+        for number in _SIGNALS
+        if (handler := signal.getsignal(number)) != signal.SIG_IGN  # as under nohup
+    }
 
     def restore() -> None:
         for number, handler in before.items():
@@ -38,7 +42,7 @@ def noted() -> Iterator[Callable[[], int | None]]:
         received.append(number)
         restore()
 
-    for number in _SIGNALS:
+    for number in before:
         signal.signal(number, note)
     try:
         yield lambda: received[0] if received else None

@@ -42,7 +42,7 @@ def _shifted_radam(
     )
 
 
-# The blog's family.
+# Adam's family, and those that the blog's kind of network was trained with before it.
 OPTIMIZERS: dict[OptimizerName, Optimizer] = {
     "adam": Optimizer(optax.adamw, {"b1": 0.9, "eps": 1e-8}, is_adam=True),
     "radam": Optimizer(

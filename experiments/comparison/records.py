@@ -192,6 +192,9 @@ def command_line(config: ComparisonConfig, base: ComparisonConfig | None = None)
             continue
         if field.name == "data_dir":
             value = "DIR"
+        if isinstance(value, bool):
+            words.append(flag_name(field.name if value else f"no_{field.name}"))
+            continue
         values = value if isinstance(value, tuple) else (value,)
         words += [flag_name(field.name), *map(str, values)]
     return shlex.join(words)
@@ -241,6 +244,8 @@ def _read_rows(path: pathlib.Path, unit: str, runs: set[Run]) -> list[Row]:
     for number, line in enumerate(lines, start=1):
         with _read_errors(path, f", line {number}"):
             row = _row_from_dict(json.loads(line), unit)
+            if not isinstance(row.metrics.epoch, int):
+                raise ValueError("no epoch")
             if row.run not in runs:
                 raise ValueError(f"no run of {files.CONFIG_FILE} is {row.run.name!r}")
             rows.append(row)
@@ -251,7 +256,7 @@ def _read_rows(path: pathlib.Path, unit: str, runs: set[Run]) -> list[Row]:
 def _read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise DataError(
             f"{path}{place} cannot be read ({type(error).__name__}: {error}): it is "
             "damaged, or not from this experiment. Nothing was deleted; restore it, "
@@ -270,7 +275,7 @@ def check_same(
       dataset: on which it would.
 
     Returns:
-      What differs and may matter: packages and their versions, then and now.
+      What differs and may matter: the machine and versions, then and now.
 
     Raises:
       ConfigError: if the configuration differs, with the differences.
@@ -280,7 +285,7 @@ def check_same(
     with _read_errors(path):
         content = json.loads(path.read_text())
         then, checksum = dict(content["config"]), content["data"]["sha256"]
-        versions = dict(content["versions"])
+        before = {"machine": content["machine"]} | content["versions"]
     now = _shared_fields(config)
     differences = [
         f"  {flag_name(name)}: {then.get(name)!r} there, {now.get(name)!r} here"
@@ -299,9 +304,9 @@ def check_same(
             "another --out."
         )
     return [
-        f"{name} {versions.get(name)}, now {version}"
-        for name, version in _versions().items()
-        if versions.get(name) != version
+        f"{name} {before.get(name)}, now {value}"
+        for name, value in ({"machine": _machine()} | _versions()).items()
+        if before.get(name) != value
     ]
 
 

@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 
     epoch: int  # from 1
     examples: int  # that each run has been trained on in this epoch
-    seconds: float  # of this epoch's training so far
+    examples_per_second: float  # of all runs in the group
     loss: float  # mean over those examples and the runs
 
 
@@ -67,5 +67,5 @@ class EpochMetrics(NamedTuple):
     test_accuracy: float | None
     best_epoch: int | None  # so far, by the validation accuracy
     best_test_accuracy: float | None  # of that epoch's weights, after the last one
-    seconds: float  # of the group's training alone, the device awaited
+    seconds: float  # of the group's training alone, since it was resumed at most
     examples_per_second: float  # of all runs in the group

@@ -88,7 +88,7 @@ class Trainer:
 
     Args:
       task: data and model.
-      config: the comparison; its lists take no part here.
+      config: the comparison; which runs to train is told later.
 
     Raises:
       ValueError: if `--batch-size` is larger than the training set.
@@ -183,8 +183,9 @@ class Trainer:
                     done = (position + 1) * self._config.batch_size
                     done = min(done, self.examples)
                     loss = float(jnp.mean(train.loss_sum)) / done  # waits
-                    seconds = time.perf_counter() - start
-                    on_progress(Progress(epoch + 1, done, seconds, loss))
+                    trained = done - first_position * self._config.batch_size
+                    speed = len(runs) * trained / (time.perf_counter() - start)
+                    on_progress(Progress(epoch + 1, done, speed, loss))
                 if not last:
                     after_step(GroupState(train, best))
             jax.block_until_ready(train)
