@@ -114,20 +114,16 @@ class Trainer:
         self._evaluation_step = jax.jit(self._evaluate_batch, static_argnums=3)
         self._initial_weights = jax.jit(jax.vmap(self._make_weights))
         self._orders = jax.jit(jax.vmap(self._order, (0, None)))
+        self._opt_state = jax.jit(self._initial_opt_state, static_argnums=0)
         self._improve = jax.jit(_improve)
 
     def initial_state(self, runs: Sequence[Run]) -> GroupState:
         """The state of a group before the first update."""
         weights = self._initial_weights(_roots(runs))
         n = len(runs)
-
-        def init(params: Params) -> optax.OptState:
-            # The rate takes no part in any optimizer's initial state.
-            return self._optimizer(runs[0].arm.optimizer, 1.0).init(params)
-
         train = TrainState(
             weights=weights,
-            opt_state=jax.jit(jax.vmap(init))(weights.params),
+            opt_state=self._opt_state(runs[0].arm.optimizer, weights.params),
             step=jnp.zeros([n], jnp.int32),
             loss_sum=jnp.zeros([n]),
             correct=jnp.zeros([n], jnp.int32),
@@ -266,6 +262,10 @@ class Trainer:
         key = jax.random.fold_in(root, _INITIAL_WEIGHTS)
         model = self._task.make_model(nnx.Rngs(key))
         return Weights(*nnx.state(model, nnx.Param, ...))
+
+    def _initial_opt_state(self, name: OptimizerName, params: Params) -> optax.OptState:
+        # The rate takes no part in any optimizer's initial state.
+        return jax.vmap(self._optimizer(name, 1.0).init)(params)
 
     def _order(self, root: jax.Array, epoch: jax.Array) -> jax.Array:
         return epoch_order(root, epoch, self.examples, self._config.batch_size)
