@@ -154,7 +154,7 @@ def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
 def test_every_step_has_dropout_masks_of_its_own():
     roots = [jax.random.key(seed) for seed in range(2)]
     keys = [
-        training.dropout_key(root, epoch, position)
+        training.step_key(root, epoch, position)
         for root in roots
         for epoch in range(3)
         for position in range(3)

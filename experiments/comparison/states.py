@@ -67,5 +67,5 @@ class EpochMetrics(NamedTuple):
     test_accuracy: float | None
     best_epoch: int | None  # so far, by the validation accuracy
     best_test_accuracy: float | None  # of that epoch's weights, after the last one
-    seconds: float  # of the group's training alone, since it was resumed at most
+    seconds: float  # the group trained in it, checkpoints included, or since resuming
     examples_per_second: float  # of all runs in the group

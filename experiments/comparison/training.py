@@ -40,7 +40,7 @@ from experiments.comparison.states import (
 from experiments.comparison.task import Examples, Task
 
 # Purposes of keys. Changing one changes every result.
-_INITIAL_WEIGHTS, _ORDER, _DROPOUT = range(3)
+_INITIAL_WEIGHTS, _ORDER, _STEP = range(3)
 _EVALUATION_BATCH = 1000
 _REPORT_SECONDS = 0.5
 
@@ -65,9 +65,9 @@ def epoch_order(
     return jnp.pad(order, (0, -examples % batch_size), mode="wrap")
 
 
-def dropout_key(root: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
+def step_key(root: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
     """The key of a step's randomness: of `position` (from 0) in `epoch` (from 0)."""
-    key = jax.random.fold_in(root, _DROPOUT)
+    key = jax.random.fold_in(root, _STEP)
     return jax.random.fold_in(jax.random.fold_in(key, epoch), position)
 
 
@@ -350,7 +350,7 @@ class Trainer:
         offset = position * batch_size
         batch = jax.lax.dynamic_slice(order, (offset,), (batch_size,))
         valid = offset + jnp.arange(batch_size) < self.examples
-        key = dropout_key(root, epoch, position)
+        key = step_key(root, epoch, position)
 
         def loss_fn(params: Params) -> tuple[jax.Array, Any]:
             weights = state.weights._replace(params=params)
