@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from optax_radam import _arguments, _dtypes, _sma
+from optax_radam import _arguments, _dtypes, _sharding, _sma
 
 
 class ScaleByMomentsState(NamedTuple):
@@ -179,7 +179,8 @@ def scale_by_moments(
       `nu_max` is None without `amsgrad`. Updates have the gradients' structure and
       shapes, in the dtype that gradient and `mu` promote to. `None` in the place of a
       gradient passes through. Squares of gradients above 1.8e19 overflow float32, and
-      those elements stand still from then on: put `optax.clip(1e18)` before.
+      those elements stand still from then on: put `optax.clip(1e18)` before. Moments
+      have their parameter's sharding, and keep it where gradients have it.
 
     Raises:
       TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
@@ -218,14 +219,13 @@ def scale_by_moments(
     def init_fn(params: optax.Params) -> ScaleByMomentsState:
         _arguments.check_inexact_leaves("params", params)
 
-        # With a dtype, so that weakly typed parameters do not cause a retrace.
         def first(p: jax.Array) -> jax.Array:
             dtype = _dtypes.first_moment_dtype(jnp.result_type(p), mu_dtype)
-            return jnp.zeros_like(p, dtype)
+            return _sharding.zeros_alike(p, dtype)
 
         def second(p: jax.Array) -> jax.Array:
             dtype = _dtypes.second_moment_dtype(jnp.result_type(p), nu_dtype)
-            return jnp.zeros_like(p, dtype)
+            return _sharding.zeros_alike(p, dtype)
 
         return ScaleByMomentsState(
             count=jnp.zeros([], jnp.int32),

@@ -4,7 +4,10 @@ import chex
 import jax
 import pytest
 
-collect_ignore = ["golden"]  # scripts, which need PyTorch
+collect_ignore = [
+    "golden",  # scripts, which need PyTorch
+    "eight_devices",  # run by test_eight_devices.py
+]
 
 
 @pytest.fixture(autouse=True)

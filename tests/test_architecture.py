@@ -20,7 +20,7 @@ PACKAGE = ROOT / "optax_radam"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Each may import those before it.
 LAYERS = (
-    {"_arguments", "_dtypes"},
+    {"_arguments", "_dtypes", "_sharding"},
     {"_sma"},
     {"_schedules", "_moments"},
     {"_rectify", "_weight_decay", "_describe"},

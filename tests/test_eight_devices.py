@@ -1,0 +1,36 @@
+"""Runs each file of `eight_devices` in a program of its own.
+
+How many devices the host pretends to have is settled before JAX starts.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TESTS = pathlib.Path(__file__).parent
+FILES = sorted((TESTS / "eight_devices").glob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_on_eight_devices(path):
+    # What pytest is told by its environment is meant for this program alone.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    flags = os.environ.get("XLA_FLAGS", "")
+    environment = inherited | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", str(path)],
+        cwd=TESTS.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout
