@@ -23,7 +23,6 @@ STEPS = 8  # crosses the threshold, which is passed at step 6
 
 SHAPES = {
     "matrix": ((16, 8), jnp.float32),
-    "vector": ((8,), jnp.float32),
     "scalar": ((), jnp.float32),
     "half": ((8, 16), jnp.bfloat16),
     "complex": ((8, 8), jnp.complex64),
@@ -33,18 +32,15 @@ LAYOUTS = {
     "replicated": {},
     "fully_sharded": {
         "matrix": P(("data", "model")),
-        "vector": P(("data", "model")),
         "half": P(None, ("data", "model")),
         "complex": P(("data", "model")),
     },
     "tensor_parallel": {
         "matrix": P(None, "model"),
-        "vector": P("model"),
         "half": P("model"),
     },
     "mix": {
         "matrix": P("data", "model"),
-        "vector": P("model"),
         "half": P("model", "data"),
         "complex": P(None, "data"),
     },
@@ -118,7 +114,7 @@ def _on_one_device(name):
     transform = OURS[name].build()
     params, all_gradients = _numbers()
     step = jax.jit(functools.partial(_one_step, transform))
-    state = transform.init(params)
+    state = jax.jit(transform.init)(params)
     for gradients in all_gradients:
         params, state, updates = step(params, state, gradients)
     return params, state, updates
@@ -253,3 +249,16 @@ def test_rectified_stage_of_optax_keeps_what_it_was_given():
     compiled = jax.jit(transform.update).lower(gradients, state, params).compile()
     _check_sends_nothing(compiled)
     _check_places(compiled(gradients, state, params), params)
+
+
+@pytest.mark.parametrize("layout", ["replicated", "fully_sharded"])
+def test_gradients_from_elsewhere_do_not_move_the_state(layout):
+    """With Auto axes they are brought to it; whole ones are on the spot already."""
+    transform = OURS["radam_variant"].build()
+    params, gradients, *_ = _all_placed("mix", "auto")
+    gradients = _placed(gradients, layout, "auto")
+    state = jax.jit(transform.init)(params)
+    compiled = jax.jit(transform.update).lower(gradients, state, params).compile()
+    _check_places(compiled(gradients, state, params), params)
+    sent = collectives.of(compiled.as_text())
+    assert (sent == []) == (layout == "replicated")
