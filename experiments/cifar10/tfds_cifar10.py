@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
@@ -20,6 +21,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.image_classification import cifar
 
+from experiments.comparison import processes
 from experiments.comparison.config import DataError
 
 _RECORD_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
@@ -89,22 +91,18 @@ def prepared_builder(data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
         data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
     )
     directory = pathlib.Path(directory).expanduser()
-    try:
-        builder = Cifar10(data_dir=directory, file_format="array_record")
-    except ValueError as error:  # TFDS refuses another format than the one it finds
-        raise DataError(
-            f"CIFAR-10 in {directory} is not stored as array_record, the one format "
-            "that is read without TensorFlow. Name another directory, where it will "
-            f"be prepared anew: --data-dir DIR. TFDS says: {error}"
-        ) from error
+    builder = _builder(directory)
     if builder.is_prepared():
         return builder
-    url = builder._cifar_info.url
-    _check_download(url, directory)
+    _check_download(builder._cifar_info.url, directory)
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        directory.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(directory / ".cifar10.lock"):  # one process prepares
+            builder = _builder(directory)
+            if not builder.is_prepared():
+                builder.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+                )
     except DataError:
         raise
     # A download that broke off or has another checksum, a full disk, ...
@@ -114,6 +112,17 @@ def prepared_builder(data_dir: pathlib.Path | None) -> tfds.core.DatasetBuilder:
             "again, or name a directory that holds it: --data-dir DIR."
         ) from error
     return builder
+
+
+def _builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+    try:
+        return Cifar10(data_dir=directory, file_format="array_record")
+    except ValueError as error:  # TFDS refuses another format than the one it finds
+        raise DataError(
+            f"CIFAR-10 in {directory} is not stored as array_record, the one format "
+            "that is read without TensorFlow. Name another directory, where it will "
+            f"be prepared anew: --data-dir DIR. TFDS says: {error}"
+        ) from error
 
 
 def _check_download(url: str, directory: pathlib.Path) -> None:
@@ -137,7 +146,7 @@ def _check_download(url: str, directory: pathlib.Path) -> None:
 def read_split(
     builder: tfds.core.DatasetBuilder, split: Literal["train", "test"]
 ) -> Split:
-    """Reads and decodes one split of a prepared builder.
+    """Reads one split of a prepared builder; each process decodes its share.
 
     Raises:
       DataError: if the files are damaged.
@@ -145,16 +154,17 @@ def read_split(
     # PIL decodes, whatever else is installed: the same pixels everywhere.
     decoders = {"image": tfds.decode.SkipDecoding()}
     try:
-        examples = list(builder.as_data_source(split=split, decoders=decoders))
+        source = builder.as_data_source(split=split, decoders=decoders)
+        examples = [source[index] for index in processes.share(len(source))]
         images = [PIL.Image.open(io.BytesIO(example["image"])) for example in examples]
-        return Split(
-            images=np.stack([np.asarray(image, np.uint8) for image in images]),
-            labels=np.array([example["label"] for example in examples], np.int32),
-            encoding=str(images[0].format),
-        )
+        encoding = str(images[0].format)
+        pixels = np.stack([np.asarray(image, np.uint8) for image in images])
+        labels = np.array([example["label"] for example in examples], np.int32)
     # TFDS and array_record raise many kinds of error for files that are damaged.
     except Exception as error:
         raise DataError(
             f"CIFAR-10 in {builder.data_dir} cannot be read: {error}. Delete that "
             "directory to have it prepared anew, or name another: --data-dir DIR."
         ) from error
+    pixels, labels = processes.gather(len(source), (pixels, labels))
+    return Split(pixels, labels, encoding)

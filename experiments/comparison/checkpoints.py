@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 
 from experiments.comparison import files
 from experiments.comparison.config import DataError
-from experiments.comparison.states import GroupState
+from experiments.comparison.states import GroupState, steps_made
 
 
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
@@ -34,7 +34,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         Raises:
           OSError: if it cannot be written, or the one before could not.
         """
-        step = int(state.train.step[0])
+        step = steps_made(state)
         with self._errors():
             if not self._manager.save(step, args=ocp.args.StandardSave(state)):
                 raise OSError("a newer one is there")

@@ -57,17 +57,36 @@ def run(
 
     Returns:
       The exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on Ctrl-C,
-      143 on SIGTERM.
+      143 on SIGTERM. One of many processes may end with others: see `watching.watch`.
     """
+    if not config.in_many_processes:
+        return _run(config, load_task, command, base, lambda _: None)
+    from experiments.comparison import watching
+
+    if not watching.is_watched():
+        return watching.watch(config.out_dir)
+    return watching.as_child(
+        config.out_dir, lambda tell: _run(config, load_task, command, base, tell)
+    )
+
+
+def _run(
+    config: C,
+    load_task: Callable[[C], "Task"],
+    command: str | None,
+    base: C | None,
+    tell: Callable[[str], None],
+) -> int:
     if config.deterministic:  # is read as JAX begins to use the device
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".lstrip()
     try:
-        from experiments.comparison import experiment, records
+        from experiments.comparison import experiment, processes, records
 
+        processes.initialize(config, tell)
         experiment.check(config)
         command = command or records.command_line(config, base)
-        experiment.run_experiment(config, lambda: load_task(config), command)
+        experiment.run_experiment(config, lambda: load_task(config), command, tell)
     except ConfigError as error:
         return fail(error, status=2)
     except (DataError, OSError) as error:

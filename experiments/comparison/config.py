@@ -113,8 +113,21 @@ class ComparisonConfig:
     """On a GPU, the same bits in every repetition, for some speed. A CPU does that."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints; each finished run is kept in any case."""
+    mesh: str | None = None
+    """data=N: train on N devices, which share the batches, or the runs of groups that
+    they divide. None: on all there are."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0 of many; each is started with the same flags but for
+    --process-id."""
+    processes: int | None = None
+    """How many there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    distributed: bool = False
+    """Have JAX find the processes itself, as under Slurm, Open MPI or on TPU pods."""
     out: pathlib.Path | None = None
-    """Directory for the results. None: runs/NAME, of the data or task."""
+    """Directory for the results, which all processes see. None: runs/NAME, of the data
+    or task."""
     overwrite: bool = False
     """Replace the results of an earlier experiment in --out."""
     resume: bool = False
@@ -146,6 +159,7 @@ class ComparisonConfig:
             _check("step_decay_at", share, "in (0, 1)", 0 < share < 1)
         _check("end_value", self.end_value, ">= 0", 0 <= self.end_value < math.inf)
         self._check_sizes()
+        self._check_processes()
         if self.resume and self.overwrite:
             raise ConfigError("--resume and --overwrite exclude each other.")
         for arm in self.arms:
@@ -176,6 +190,37 @@ class ComparisonConfig:
             allowed = f"at most {rest:,}, the {self.unit} that are not held out"
             _check("limit_train", self.limit_train, allowed, self.limit_train <= rest)
         check_batch_size(self.batch_size, self.limit_train or rest, self)
+
+    def _check_processes(self) -> None:
+        mesh = self.mesh
+        valid = mesh is None or re.fullmatch(r"data=[1-9]\d{0,8}", mesh) is not None
+        _check("mesh", mesh, "data=N, N >= 1", valid)
+        flags = ("coordinator", "processes", "process_id")
+        missing = [flag for flag in flags if getattr(self, flag) is None]
+        if self.distributed and len(missing) < 3:
+            raise ConfigError(
+                "--distributed finds the processes by itself; it excludes "
+                "--coordinator, --processes and --process-id."
+            )
+        if 0 < len(missing) < 3:
+            raise ConfigError(
+                f"{flag_name(missing[0])} is missing: many processes need "
+                "--coordinator HOST:PORT, --processes N and --process-id I."
+            )
+        if self.coordinator is None or self.processes is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        valid = bool(host) and port.isdecimal() and 0 < int(port) < 2**16
+        _check("coordinator", self.coordinator, "HOST:PORT", valid)
+        _check("processes", self.processes, ">= 1", self.processes >= 1)
+        number, last = self.process_id, self.processes - 1
+        valid = number is not None and 0 <= number <= last
+        _check("process_id", number, f"in [0, {last}]", valid)
+
+    @property
+    def in_many_processes(self) -> bool:
+        """Whether this is one process of several."""
+        return self.distributed or self.coordinator is not None
 
     @property
     def name(self) -> str:

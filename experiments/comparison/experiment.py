@@ -1,12 +1,22 @@
 """A comparison from its configuration to its report, with progress in the terminal."""
 
+import contextlib
+import itertools
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 
 import rich.console
 import rich.progress
 
-from experiments.comparison import files, interruption, optimizers, records, report
+from experiments.comparison import (
+    files,
+    interruption,
+    optimizers,
+    processes,
+    records,
+    report,
+)
 from experiments.comparison.checkpoints import Checkpoints
 from experiments.comparison.config import (
     ComparisonConfig,
@@ -14,8 +24,9 @@ from experiments.comparison.config import (
     DataError,
     Run,
 )
-from experiments.comparison.states import GroupState, Progress
-from experiments.comparison.task import Task
+from experiments.comparison.devices import Devices
+from experiments.comparison.states import GroupState, Progress, steps_made
+from experiments.comparison.task import Dataset, Task
 from experiments.comparison.training import Trainer
 
 
@@ -23,7 +34,8 @@ def check(config: ComparisonConfig) -> None:
     """Refuses what cannot be run, before any data is read.
 
     Raises:
-      ConfigError: if `--b2` is outside an optimizer's range, or `--out` is taken.
+      ConfigError: if `--b2` is outside an optimizer's range, the devices do not divide
+        what they are to share, or `--out` is taken.
     """
     for arm in config.arms:
         try:
@@ -32,13 +44,18 @@ def check(config: ComparisonConfig) -> None:
             raise ConfigError(
                 f"--b2 cannot be used with {arm.name}: {error}"
             ) from error
-    files.check_out_dir(
-        config.out_dir, overwrite=config.overwrite, resume=config.resume
-    )
+    Devices(config)
+    if processes.is_first():
+        files.check_out_dir(
+            config.out_dir, overwrite=config.overwrite, resume=config.resume
+        )
 
 
 def run_experiment(
-    config: ComparisonConfig, load_task: Callable[[], Task], command: str
+    config: ComparisonConfig,
+    load_task: Callable[[], Task],
+    command: str,
+    tell: Callable[[str], None],
 ) -> None:
     """Trains every run, keeps each epoch's metrics as it ends, and writes the report.
 
@@ -46,6 +63,7 @@ def run_experiment(
       config: what to run; has passed `check`.
       load_task: reads or makes the data.
       command: what repeats it, for the record.
+      tell: is told each step.
 
     Raises:
       ConfigError: if it is to be resumed under another configuration.
@@ -53,7 +71,8 @@ def run_experiment(
       OSError: if the results cannot be written; the rows written before are intact.
       Interrupted: on Ctrl-C or SIGTERM, after a report on what was finished.
     """
-    console = rich.console.Console()
+    first = processes.is_first()
+    console = rich.console.Console(quiet=not first)
     out_dir = config.out_dir
     with console.status(f"Reading {config.name}"):
         task = load_task()
@@ -63,22 +82,48 @@ def run_experiment(
         f"{len(dataset.test_labels):,} test {config.unit}"
     )
     trainer = Trainer(task, config)
-    with files.locked(out_dir), interruption.noted() as signal_number:
-        if config.resume:
-            for difference in records.check_same(out_dir, config, dataset):
-                console.print(f"Not as it was: {difference}")
-        else:
-            files.create_out_dir(out_dir)
-            records.MetricsWriter(out_dir, config.unit).close()
-            records.write_config(
-                out_dir, config, command, dataset, trainer.steps_per_epoch
-            )
+    alone = files.locked(out_dir) if first else contextlib.nullcontext()
+    with alone, interruption.noted() as signal_number:
+        if first:
+            _prepare_out_dir(config, trainer, dataset, command, console)
+        _check_shared(out_dir)
         try:
-            _Session(config, trainer, console, signal_number).train_all()
+            _Session(config, trainer, console, signal_number, tell).train_all()
         except (interruption.Interrupted, KeyboardInterrupt):
             _write_report(config, console)
             raise
         _write_report(config, console)
+
+
+def _prepare_out_dir(
+    config: ComparisonConfig,
+    trainer: Trainer,
+    dataset: Dataset,
+    command: str,
+    console: rich.console.Console,
+) -> None:
+    """Begins the files of an experiment, or checks those to be gone on with."""
+    out_dir, devices = config.out_dir, trainer.devices.mesh.size
+    if config.resume:
+        for difference in records.check_same(out_dir, config, dataset, devices):
+            console.print(f"Not as it was: {difference}")
+        return
+    files.create_out_dir(out_dir)
+    records.MetricsWriter(out_dir, config.unit).close()
+    records.write_config(
+        out_dir, config, command, dataset, trainer.steps_per_epoch, devices
+    )
+
+
+def _check_shared(out_dir: pathlib.Path) -> None:
+    """Refuses a directory that other processes do not see."""
+    processes.wait_for_all()
+    path = out_dir / files.CONFIG_FILE
+    if not path.exists():
+        raise ConfigError(
+            "--out must be on a file system that all processes share: "
+            f"{processes.name()} does not see {path}, which process 0 has written."
+        )
 
 
 class _Session:
@@ -90,33 +135,44 @@ class _Session:
         trainer: Trainer,
         console: rich.console.Console,
         signal_number: Callable[[], int | None],
+        tell: Callable[[str], None],
     ) -> None:
         self._config = config
         self._trainer = trainer
         self._bar = _progress_bar(console)
         self._signal_number = signal_number
+        self._tell = tell
+        self._agreement = processes.Agreement()
         self._saved = time.monotonic()
 
     def train_all(self) -> None:
         """Every group that is not finished."""
-        config = self._config
-        rows: list[records.Row] = []
-        if config.resume:
-            rows = records.read_experiment(config.out_dir, type(config)).rows
-        groups = config.groups()
+        config, groups = self._config, self._config.groups()
+        rows, finished, state = self._rows(), 0, None
         ended = {row.run for row in rows if row.metrics.epoch == config.epochs}
-        finished, state = 0, None
         while finished < len(groups) and ended.issuperset(groups[finished]):
             finished += 1
         if config.resume:
+            finished = processes.from_first(finished)
             state, rows = self._restore(finished, groups, rows)
-        with (
-            records.MetricsWriter(config.out_dir, config.unit, rows) as writer,
-            self._bar,
-        ):
+        with self._writer(rows) as writer, self._bar:
             for index in range(finished, len(groups)):
                 self._train(index, groups, state, writer)
                 state = None
+
+    def _rows(self) -> list[records.Row]:
+        """What was written before; known to process 0 alone, which writes."""
+        config = self._config
+        if not (config.resume and processes.is_first()):
+            return []
+        return records.read_experiment(config.out_dir, type(config)).rows
+
+    def _writer(
+        self, rows: list[records.Row]
+    ) -> contextlib.AbstractContextManager[records.MetricsWriter | None]:
+        if not processes.is_first():
+            return contextlib.nullcontext()
+        return records.MetricsWriter(self._config.out_dir, self._config.unit, rows)
 
     def _restore(
         self, index: int, groups: list[list[Run]], rows: list[records.Row]
@@ -126,7 +182,7 @@ class _Session:
         Args:
           index: of the first group that is not finished.
           groups: all of them.
-          rows: all that were written.
+          rows: all that were written, if this is process 0.
 
         Raises:
           DataError: if checkpoint and rows do not fit together.
@@ -137,7 +193,9 @@ class _Session:
             with Checkpoints(config.out_dir, index) as checkpoints:
                 state = checkpoints.restore(self._trainer.initial_state(group))
         if state is not None:
-            epochs = int(state.train.step[0]) // self._trainer.steps_per_epoch
+            epochs = steps_made(state) // self._trainer.steps_per_epoch
+        if not processes.is_first():
+            return state, []
         expected = {
             (run, epoch)
             for number, runs in enumerate(groups[: index + 1])
@@ -160,38 +218,44 @@ class _Session:
         index: int,
         groups: Sequence[list[Run]],
         state: GroupState | None,
-        writer: records.MetricsWriter,
+        writer: records.MetricsWriter | None,
     ) -> None:
         group = groups[index]
         show = self._shown(index, groups)
+        steps = itertools.count(1 + (0 if state is None else steps_made(state)))
         with Checkpoints(self._config.out_dir, index) as checkpoints:
 
-            def after_step(state: GroupState) -> None:
-                due = time.monotonic() - self._saved >= self._config.checkpoint_seconds
-                if due or self._signal_number() is not None:
-                    self._save(checkpoints, state)
+            def after_step(state: GroupState, *, save: bool = False) -> None:
+                self._tell(f"step {next(steps)} of {group[0].name}")
+                self._settle(checkpoints, state, save=save)
 
             for epoch_end, metrics in self._trainer.train(
                 group, state, after_step, show
             ):
-                for run, of_run in zip(group, metrics, strict=True):
-                    writer.append(records.Row(run, of_run))
-                if metrics[0].epoch == self._config.epochs:
-                    self._save(checkpoints, epoch_end)
-                else:
-                    after_step(epoch_end)
+                if writer is not None:
+                    for run, of_run in zip(group, metrics, strict=True):
+                        writer.append(records.Row(run, of_run))
+                after_step(epoch_end, save=metrics[0].epoch == self._config.epochs)
 
-    def _save(self, checkpoints: Checkpoints, state: GroupState) -> None:
-        """Saves, and stops if somebody has asked to.
+    def _settle(
+        self, checkpoints: Checkpoints, state: GroupState, *, save: bool
+    ) -> None:
+        """Saves if it is time or `save` says so, and stops if somebody has asked to.
 
         Raises:
-          Interrupted: if so.
+          Interrupted: if so; the state is saved.
         """
-        checkpoints.save(state)
-        self._saved = time.monotonic()
-        number = self._signal_number()
-        if number is not None:
-            raise interruption.Interrupted(number)
+        elapsed = time.monotonic() - self._saved
+        decision = self._agreement.after_step(
+            save=save or elapsed >= self._config.checkpoint_seconds,
+            signal_number=self._signal_number() or 0,
+            now=save,
+        )
+        if decision.save or decision.signal_number:
+            checkpoints.save(state)
+            self._saved = time.monotonic()
+        if decision.signal_number:
+            raise interruption.Interrupted(decision.signal_number)
 
     def _shown(
         self, index: int, groups: Sequence[list[Run]]
@@ -233,6 +297,8 @@ def _progress_bar(console: rich.console.Console) -> rich.progress.Progress:
 
 
 def _write_report(config: ComparisonConfig, console: rich.console.Console) -> None:
+    if not processes.is_first():
+        return
     out_dir = config.out_dir
     experiment = records.read_experiment(out_dir, type(config))
     if not experiment.rows:

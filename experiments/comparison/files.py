@@ -23,6 +23,7 @@ METRICS_TABLE_FILE = "metrics.csv"
 SUMMARY_TABLE_FILE = "summary.csv"
 EVENT_FOLDER = "tensorboard"
 _LOCK_FILE = ".lock"  # stays; the lock itself goes with its process
+_WORDS = ".ended-"  # and a number: why a process of many has ended
 REPORT_FILES = (
     REPORT_FILE,
     PAGE_FILE,
@@ -74,7 +75,8 @@ def check_out_dir(path: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
 
 
 def _has_files(path: pathlib.Path) -> bool:
-    return any(entry.name != _LOCK_FILE for entry in path.iterdir())
+    own = (_LOCK_FILE, _WORDS)
+    return any(not entry.name.startswith(own) for entry in path.iterdir())
 
 
 def create_out_dir(path: pathlib.Path) -> None:
@@ -102,6 +104,16 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         raise ConfigError(
             f"--out must not be in use, got {path}, into which another process trains."
         ) from error
+
+
+def word_path(path: pathlib.Path, number: int) -> pathlib.Path:
+    """Where one of many processes leaves word of its end."""
+    return path / f"{_WORDS}{number}"
+
+
+def words_left(path: pathlib.Path) -> list[pathlib.Path]:
+    """The words that processes have left."""
+    return [found for found in path.glob(f"{_WORDS}*") if found.suffix != ".part"]
 
 
 def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:

@@ -31,7 +31,18 @@ from experiments.comparison.states import EpochMetrics
 from experiments.comparison.task import Dataset
 
 # Of a machine or a session, not of results.
-_LOCAL_FLAGS = {"data_dir", "out", "overwrite", "resume", "checkpoint_seconds"}
+_LOCAL_FLAGS = {
+    "data_dir",
+    "out",
+    "overwrite",
+    "resume",
+    "checkpoint_seconds",
+    "mesh",
+    "coordinator",
+    "processes",
+    "process_id",
+    "distributed",
+}
 _PACKAGES = (
     "optax_radam",
     "jax",
@@ -143,8 +154,18 @@ def write_config(
     command: str,
     dataset: Dataset,
     steps_per_epoch: int,
+    devices: int,
 ) -> None:
-    """Writes `config.json`: what `read_experiment` needs besides the rows, and more."""
+    """Writes `config.json`: what `read_experiment` needs besides the rows, and more.
+
+    Args:
+      out_dir: where it goes.
+      config: what was run.
+      command: what repeats it.
+      dataset: on which data.
+      steps_per_epoch: of each run.
+      devices: how many trained.
+    """
     content = {
         "command": command,
         "config": _shared_fields(config),
@@ -159,7 +180,7 @@ def write_config(
             f"test_{config.unit}": len(dataset.test_labels),
             "sha256": dataset.checksum,
         },
-        "machine": _machine(),
+        "machine": _machine(devices),
         "versions": _versions(),
     }
     text = json.dumps(content, indent=2) + "\n"
@@ -265,7 +286,7 @@ def _read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
 
 
 def check_same(
-    out_dir: pathlib.Path, config: ComparisonConfig, dataset: Dataset
+    out_dir: pathlib.Path, config: ComparisonConfig, dataset: Dataset, devices: int
 ) -> list[str]:
     """Refuses to go on with an experiment under another configuration or data.
 
@@ -273,6 +294,7 @@ def check_same(
       out_dir: of the experiment to go on with.
       config: that would go on with it.
       dataset: on which it would.
+      devices: how many would train.
 
     Returns:
       What differs and may matter: the machine and versions, then and now.
@@ -305,7 +327,7 @@ def check_same(
         )
     return [
         f"{name} {before.get(name)}, now {value}"
-        for name, value in ({"machine": _machine()} | _versions()).items()
+        for name, value in ({"machine": _machine(devices)} | _versions()).items()
         if before.get(name) != value
     ]
 
@@ -316,11 +338,13 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _machine() -> str:
+def _machine(devices: int) -> str:
     """Device, processor and number of cores, as far as the system tells."""
     kind = jax.devices()[0].device_kind
+    if jax.process_count() > 1:
+        kind = f"{jax.process_count()} processes, {kind}"
     processor = platform.processor() or platform.machine()
-    return f"{kind} ({jax.device_count()}); {processor}, {os.cpu_count()} cores"
+    return f"{kind} ({devices}); {processor}, {os.cpu_count()} cores"
 
 
 def _row_as_dict(row: Row, unit: str) -> dict[str, Any]:

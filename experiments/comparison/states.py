@@ -6,6 +6,8 @@ import jax
 import optax
 from flax import nnx
 
+from experiments.comparison import processes
+
 Params = nnx.State[Any, Any]
 
 
@@ -39,6 +41,11 @@ class GroupState(NamedTuple):
 
     train: TrainState
     best: Best | None  # None unless examples are held out
+
+
+def steps_made(state: GroupState) -> int:
+    """The updates that each run of a group has got."""
+    return int(processes.local(state.train.step)[0])
 
 
 class Progress(NamedTuple):

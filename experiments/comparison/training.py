@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.comparison import optimizers, population, schedules
+from experiments.comparison import devices, optimizers, processes, schedules
 from experiments.comparison.config import (
     ComparisonConfig,
     OptimizerName,
@@ -36,6 +36,7 @@ from experiments.comparison.states import (
     Progress,
     TrainState,
     Weights,
+    steps_made,
 )
 from experiments.comparison.task import Examples, Task
 
@@ -91,12 +92,14 @@ class Trainer:
       config: the comparison; which runs to train is told later.
 
     Raises:
-      ValueError: if `--batch-size` is larger than the training set.
+      ConfigError: if `--batch-size` is larger than the training set, or the devices
+        do not divide the batches or groups.
     """
 
     def __init__(self, task: Task, config: ComparisonConfig) -> None:
         self._config = config
         self._task = task
+        self.devices = devices.Devices(config)
         train, held_out, test = task.dataset.split(
             config.limit_train, config.validation
         )
@@ -105,35 +108,28 @@ class Trainer:
         self.steps_per_epoch = -(-self.examples // config.batch_size)
         self.run_steps = config.epochs * self.steps_per_epoch
         self._labels_per_example = math.prod(train.labels.shape[1:])
-        self._train, self._test = jax.device_put((train, test))
-        self._held_out = jax.device_put(held_out) if config.validation else None
+        self._train, self._test = self.devices.put((train, test))
+        self._held_out = self.devices.put(held_out) if config.validation else None
         self._graphdef = nnx.graphdef(
             nnx.eval_shape(lambda: task.make_model(nnx.Rngs(0)))
         )
         self._compiled_steps: dict[tuple[OptimizerName, int], Callable[..., Any]] = {}
         self._evaluation_step = jax.jit(self._evaluate_batch, static_argnums=3)
-        self._initial_weights = jax.jit(jax.vmap(self._make_weights))
-        self._orders = jax.jit(jax.vmap(self._order, (0, None)))
-        self._opt_state = jax.jit(self._initial_opt_state, static_argnums=0)
-        self._improve = jax.jit(_improve)
+        over_runs = self.devices.over_runs
+        self._roots = jax.jit(over_runs(lambda _, seed: jax.random.key(seed)))
+        self._orders = jax.jit(over_runs(self._order))
+        self._new_state = jax.jit(self._make_state, static_argnums=0)
+        self._improve = jax.jit(over_runs(_improve))
 
     def initial_state(self, runs: Sequence[Run]) -> GroupState:
         """The state of a group before the first update."""
-        weights = self._initial_weights(_roots(runs))
-        n = len(runs)
-        train = TrainState(
-            weights=weights,
-            opt_state=self._opt_state(runs[0].arm.optimizer, weights.params),
-            step=jnp.zeros([n], jnp.int32),
-            loss_sum=jnp.zeros([n]),
-            correct=jnp.zeros([n], jnp.int32),
-        )
+        train = self._new_state(runs[0].arm.optimizer, self._group_roots(runs))
         if self._held_out is None:
             return GroupState(train, None)
         best = Best(
-            weights=jax.tree.map(jnp.copy, weights),
-            accuracy=jnp.full([n], -1, jnp.float32),
-            epoch=jnp.zeros([n], jnp.int32),
+            weights=jax.tree.map(jnp.copy, train.weights),  # which are donated
+            accuracy=self.devices.put_runs(np.full(len(runs), -1, np.float32)),
+            epoch=self.devices.put_runs(np.zeros(len(runs), np.int32)),
         )
         return GroupState(train, best)
 
@@ -159,26 +155,27 @@ class Trainer:
         """
         state = self.initial_state(runs) if state is None else state
         train, best = state
-        roots = _roots(runs)
+        roots = self._group_roots(runs)
         rates = np.stack([self._rates(run) for run in runs])
         rates = rates.reshape(len(runs), -1, self.steps_per_epoch)
         step = self._compiled_step(runs[0].arm.optimizer, train)
-        first_epoch, position = divmod(int(train.step[0]), self.steps_per_epoch)
+        first_epoch, position = divmod(steps_made(state), self.steps_per_epoch)
         for epoch in range(first_epoch, self._config.epochs):
-            orders = self._orders(roots, jnp.int32(epoch))
-            epoch_rates = jnp.asarray(rates[:, epoch])
+            orders = self._orders(np.int32(epoch), roots)
+            epoch_rates = self.devices.put_runs(rates[:, epoch])
             jax.block_until_ready((orders, epoch_rates))
             first_position, start = position, time.perf_counter()
             reported = start
             for position in range(first_position, self.steps_per_epoch):
-                train = step(train, self._train, orders, roots, epoch_rates)
+                train = step(self._train, train, orders, roots, epoch_rates)
                 last = position + 1 == self.steps_per_epoch
                 now = time.perf_counter()
                 if last or now - reported > _REPORT_SECONDS:
                     reported = now
                     done = (position + 1) * self._config.batch_size
                     done = min(done, self.examples)
-                    loss = float(jnp.mean(train.loss_sum)) / done  # waits
+                    # Of the runs that are here; reading it waits for the step.
+                    loss = float(np.mean(processes.local(train.loss_sum))) / done
                     trained = done - first_position * self._config.batch_size
                     speed = len(runs) * trained / (time.perf_counter() - start)
                     on_progress(Progress(epoch + 1, done, speed, loss))
@@ -202,13 +199,15 @@ class Trainer:
           examples: on the device.
         """
         n = len(examples.labels)
-        batch = min(_EVALUATION_BATCH, n)
-        sums = [
-            self._evaluation_step(weights, examples, jnp.int32(start), batch)
-            for start in range(0, n, batch)
-        ]
-        losses = np.sum([np.asarray(loss, np.float64) for loss, _ in sums], 0) / n
-        right = np.sum([np.asarray(right, np.int64) for _, right in sums], 0)
+        batch = self.devices.padded(min(_EVALUATION_BATCH, n))
+        sums = processes.fetch(
+            [
+                self._evaluation_step(weights, examples, np.int32(start), batch)
+                for start in range(0, n, batch)
+            ]
+        )
+        losses = np.sum([loss.astype(np.float64) for loss, _ in sums], 0) / n
+        right = np.sum([right.astype(np.int64) for _, right in sums], 0)
         return losses.tolist(), (right / (n * self._labels_per_example)).tolist()
 
     def _metrics(
@@ -232,24 +231,27 @@ class Trainer:
         best_test: Sequence[float | None] = nothing
         if best is not None and self._held_out is not None:
             validation = self.evaluate(weights, self._held_out)
-            accuracies = jnp.asarray(validation[1], jnp.float32)
-            best = self._improve(best, weights, accuracies, jnp.int32(epoch))
+            accuracies = self.devices.put_runs(np.array(validation[1], np.float32))
+            best = self._improve(np.int32(epoch), best, weights, accuracies)
         if best is None or epoch == self._config.epochs:
             test = self.evaluate(weights, self._test)
         if best is not None and epoch == self._config.epochs:
             best_test = self.evaluate(best.weights, self._test)[1]
+        loss_sums, correct, best_epochs = processes.fetch(
+            (train.loss_sum, train.correct, None if best is None else best.epoch)
+        )
         metrics = [
             EpochMetrics(
                 epoch=epoch,
-                step=int(train.step[index]),
-                train_loss=float(train.loss_sum[index]) / self.examples,
-                train_accuracy=int(train.correct[index])
+                step=epoch * self.steps_per_epoch,
+                train_loss=float(loss_sums[index]) / self.examples,
+                train_accuracy=int(correct[index])
                 / (self.examples * self._labels_per_example),
                 validation_loss=validation[0][index],
                 validation_accuracy=validation[1][index],
                 test_loss=test[0][index],
                 test_accuracy=test[1][index],
-                best_epoch=None if best is None else int(best.epoch[index]),
+                best_epoch=None if best is None else int(best_epochs[index]),
                 best_test_accuracy=best_test[index],
                 seconds=seconds,
                 examples_per_second=examples_per_second,
@@ -263,11 +265,29 @@ class Trainer:
         model = self._task.make_model(nnx.Rngs(key))
         return Weights(*nnx.state(model, nnx.Param, ...))
 
-    def _initial_opt_state(self, name: OptimizerName, params: Params) -> optax.OptState:
+    def _make_state(self, name: OptimizerName, roots: jax.Array) -> TrainState:
         # The rate takes no part in any optimizer's initial state.
-        return jax.vmap(self._optimizer(name, 1.0).init)(params)
+        optimizer = self._optimizer(name, 1.0)
 
-    def _order(self, root: jax.Array, epoch: jax.Array) -> jax.Array:
+        def of_run(_: None, root: jax.Array) -> TrainState:
+            weights = self._make_weights(root)
+            return TrainState(
+                weights=weights,
+                opt_state=optimizer.init(weights.params),
+                step=jnp.zeros([], jnp.int32),
+                loss_sum=jnp.zeros([]),
+                correct=jnp.zeros([], jnp.int32),
+            )
+
+        state: TrainState = self.devices.over_runs(of_run)(None, roots)
+        return state
+
+    def _group_roots(self, runs: Sequence[Run]) -> jax.Array:
+        seeds = np.array([run.seed for run in runs], np.uint32)
+        roots: jax.Array = self._roots(None, seeds)
+        return roots
+
+    def _order(self, epoch: jax.Array, root: jax.Array) -> jax.Array:
         return epoch_order(root, epoch, self.examples, self._config.batch_size)
 
     def _rates(self, run: Run) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -283,16 +303,18 @@ class Trainer:
     def _evaluate_batch(
         self, weights: Weights, examples: Examples, start: jax.Array, batch: int
     ) -> tuple[jax.Array, jax.Array]:
-        indices = start + jnp.arange(batch)
-        valid = indices < len(examples.labels)
-        indices = jnp.minimum(indices, len(examples.labels) - 1)
-        inputs, labels = examples.inputs[indices], examples.labels[indices]
 
-        def sums(weights: Weights) -> tuple[jax.Array, jax.Array]:
-            logits, _ = self._logits(weights, inputs, None)
-            return _summed_metrics(logits, labels, valid)
+        def sums(examples: Examples, weights: Weights) -> tuple[jax.Array, jax.Array]:
+            indices = devices.share_out(start + jnp.arange(batch))
+            valid = indices < len(examples.labels)
+            indices = jnp.minimum(indices, len(examples.labels) - 1)
+            logits, _ = self._logits(weights, examples.inputs[indices], None)
+            return _summed_metrics(logits, examples.labels[indices], valid)
 
-        return population.over_runs(sums)(weights)
+        results: tuple[jax.Array, jax.Array] = self.devices.over_runs(sums)(
+            examples, weights
+        )
+        return results
 
     def _logits(
         self, weights: Weights, inputs: jax.Array, key: jax.Array | None
@@ -310,26 +332,18 @@ class Trainer:
         """The optimizer's step, compiled for so many runs of any rates and seeds."""
         runs = len(state.step)
         if (name, runs) not in self._compiled_steps:
-
-            def step(
-                state: TrainState,
-                examples: Examples,
-                orders: jax.Array,
-                roots: jax.Array,
-                rates: jax.Array,
-            ) -> TrainState:
-                one = functools.partial(self._step, name, examples)
-                return population.over_runs(one)(state, orders, roots, rates)
-
-            roots = jax.random.split(jax.random.key(0), runs)
+            step = self.devices.over_runs(functools.partial(self._step, name))
+            roots = self._roots(None, np.zeros(runs, np.uint32))
             self._compiled_steps[name, runs] = (
-                jax.jit(step, donate_argnums=0)
+                jax.jit(step, donate_argnums=1)
                 .lower(
-                    state,
                     self._train,
-                    self._orders(roots, jnp.int32(0)),
+                    state,
+                    self._orders(np.int32(0), roots),
                     roots,
-                    jnp.zeros([runs, self.steps_per_epoch], jnp.float32),
+                    self.devices.put_runs(
+                        np.zeros([runs, self.steps_per_epoch], np.float32)
+                    ),
                 )
                 .compile()
             )
@@ -349,7 +363,8 @@ class Trainer:
         epoch, position = jnp.divmod(state.step, self.steps_per_epoch)
         offset = position * batch_size
         batch = jax.lax.dynamic_slice(order, (offset,), (batch_size,))
-        valid = offset + jnp.arange(batch_size) < self.examples
+        batch = devices.share_out(batch)
+        valid = devices.share_out(offset + jnp.arange(batch_size) < self.examples)
         key = step_key(root, epoch, position)
 
         def loss_fn(params: Params) -> tuple[jax.Array, Any]:
@@ -372,21 +387,11 @@ class Trainer:
         )
 
 
-def _roots(runs: Sequence[Run]) -> jax.Array:
-    return jnp.stack([jax.random.key(run.seed) for run in runs])
-
-
 def _improve(
-    best: Best, weights: Weights, accuracies: jax.Array, epoch: jax.Array
+    epoch: jax.Array, best: Best, weights: Weights, accuracy: jax.Array
 ) -> Best:
-    """Takes over the runs that are better than before."""
-    better = accuracies > best.accuracy
-
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-    return Best(
-        weights=jax.tree.map(choose, weights, best.weights),
-        accuracy=choose(accuracies, best.accuracy),
-        epoch=jnp.where(better, epoch, best.epoch),
-    )
+    """Takes over a run that is better than before."""
+    better = accuracy > best.accuracy
+    new = Best(weights, accuracy, epoch)
+    chosen: Best = jax.tree.map(functools.partial(jnp.where, better), new, best)
+    return chosen

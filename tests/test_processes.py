@@ -1,0 +1,192 @@
+"""Many processes, as separate programs that talk over loopback."""
+
+import json
+import math
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Groups of two runs, which two processes share out, and of one, whose batches they do.
+FLAGS = """--optimizers adam --seeds 0 1 2 --population 2 --batch-size 4
+  --learning-rates 1e-2 --epochs 20 --validation 4 --checkpoint-seconds 0.2"""
+EPOCHS, RUNS = 20, 3
+
+
+def _free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+class Processes:
+    """A comparison in so many processes."""
+
+    def __init__(self, number, out, *flags, slurm=False):
+        port = _free_port()
+        self.out = out
+        self.programs = []
+        for rank in range(number):
+            more = f"--coordinator 127.0.0.1:{port} --processes {number}"
+            more = [*more.split(), "--process-id", str(rank)]
+            environment = {}
+            if slurm:
+                more = ["--distributed"]
+                environment = {
+                    "SLURM_JOB_ID": str(port),
+                    "SLURM_STEP_NODELIST": "localhost",
+                    "SLURM_NTASKS": str(number),
+                    "SLURM_PROCID": str(rank),
+                    "SLURM_LOCALID": str(rank),
+                }
+            self.programs.append(_start(out, *more, *flags, **environment))
+
+    def wait(self):
+        """Exit statuses and stderr of all."""
+        results = []
+        for program in self.programs:
+            _, stderr = program.communicate(timeout=120)
+            results.append((program.returncode, stderr))
+        return results
+
+    def wait_for_rows(self, count):
+        path = self.out / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (path.exists() and path.read_bytes().count(b"\n") >= count):
+            for program in self.programs:
+                assert program.poll() is None, program.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def _start(out, *flags, **environment):
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    words = [sys.executable, "-m", "small_experiment", *FLAGS.split(), *flags]
+    return subprocess.Popen(
+        [*words, "--out", str(out)],
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, "COLUMNS": "200"}
+        | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _rows(out):
+    text = (out / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _assert_same_results(actual, expected):
+    """But for rounding, and for an example in the balance."""
+    assert len(actual) == len(expected) == RUNS * EPOCHS
+    for mine, theirs in zip(actual, expected, strict=True):
+        for name in ("run", "epoch", "step"):
+            assert mine[name] == theirs[name]
+        for name in ("train_loss", "validation_loss", "test_loss"):
+            if theirs[name] is not None:
+                assert math.isclose(mine[name], theirs[name], rel_tol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "out"
+    program = _start(out)
+    _, stderr = program.communicate(timeout=120)
+    assert program.returncode == 0, stderr
+    return _rows(out)
+
+
+def test_processes_that_slurm_has_started_do_what_one_does(tmp_path, alone):
+    out = tmp_path / "out"
+    results = Processes(2, out, slurm=True).wait()
+    assert [status for status, _ in results] == [0, 0], results
+    _assert_same_results(_rows(out), alone)
+    assert (out / "report.md").exists()
+    assert "2 processes, cpu (2)" in (out / "config.json").read_text()
+
+
+def _last_line(stderr):
+    return stderr.rstrip().splitlines()[-1]
+
+
+def test_stopped_killed_and_resumed_in_other_numbers(tmp_path, alone):
+    out = tmp_path / "out"
+    two = Processes(2, out)
+    two.wait_for_rows(10)
+    two.programs[1].send_signal(signal.SIGTERM)  # any of them will do
+    for status, stderr in two.wait():
+        assert status == 143, stderr
+        assert "interrupted by SIGTERM; --resume goes on" in stderr
+
+    two = Processes(2, out, "--resume")
+    two.wait_for_rows(24)
+    (worker,) = psutil.Process(two.programs[1].pid).children()
+    worker.kill()
+    killed = time.monotonic()
+    (first, first_error), (second, second_error) = two.wait()
+    assert time.monotonic() - killed < 60
+    assert (first, second) == (1, 137)
+    place = r" in step \d+ of adam-constant-0.01-s\d"
+    remedy = r"\. Go on by: python -m small_experiment .* --process-id {} .*--resume"
+    assert re.search(
+        "^error: process 1 of 2 was killed by SIGKILL" + place + remedy.format(1),
+        _last_line(second_error),
+    )
+    assert re.search(
+        "^error: process 0 of 2 ended, because process 1 of 2 was killed by SIGKILL,"
+        + place
+        + remedy.format(0),
+        _last_line(first_error),
+    )
+
+    program = _start(out, "--resume")
+    _, stderr = program.communicate(timeout=120)
+    assert program.returncode == 0, stderr
+    _assert_same_results(_rows(out), alone)
+
+
+@pytest.mark.soak
+def test_four_processes_lose_their_coordinator_and_go_on_in_two(tmp_path, alone):
+    out = tmp_path / "out"
+    flags = ("--population", "1")
+    four = Processes(4, out, *flags)
+    four.wait_for_rows(10)
+    four.programs[0].kill()  # the parent; its child ends with it
+    killed = time.monotonic()
+    _, *others = four.wait()
+    assert time.monotonic() - killed < 60
+    for status, stderr in others:
+        assert status == 1
+        assert "because process 0 of 4 lost its parent" in _last_line(stderr)
+    for number in (2, 4):
+        again = Processes(number, out, *flags, "--resume")
+        again.wait_for_rows(len(_rows(out)) + 8)
+        if number == 2:
+            again.programs[0].send_signal(signal.SIGINT)
+        for status, stderr in again.wait():
+            assert status == (130 if number == 2 else 0), stderr
+    _assert_same_results(_rows(out), alone)
+
+
+def test_a_wrong_flag_is_refused_by_each_process_before_they_meet(tmp_path):
+    for status, stderr in Processes(2, tmp_path / "out", "--epochs", "0").wait():
+        assert status == 2
+        assert stderr == "error: --epochs must be >= 1, got 0.\n"
+
+
+def test_what_the_processes_do_not_divide_is_refused_with_both_numbers(tmp_path):
+    for status, stderr in Processes(2, tmp_path / "out", "--batch-size", "5").wait():
+        assert status in (1, 2)
+        assert "--batch-size must be a multiple of 2, the devices" in stderr
+        assert "at once, got 5" in stderr
+    assert not (tmp_path / "out").exists()
