@@ -59,7 +59,9 @@ def write(out_dir, config, rows):
     """Writes the files of an experiment and reads them back."""
     files.create_out_dir(out_dir)
     command = records.command_line(config)
-    records.write_config(out_dir, config, command, made_up_dataset(), STEPS_PER_EPOCH)
+    records.write_config(
+        out_dir, config, command, made_up_dataset(), STEPS_PER_EPOCH, devices=1
+    )
     with records.MetricsWriter(out_dir, "images", rows[:-1]) as writer:
         for last in rows[-1:]:
             writer.append(last)

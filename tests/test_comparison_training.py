@@ -1,4 +1,3 @@
-import contextlib
 import dataclasses
 
 import chex
@@ -9,6 +8,7 @@ import optax
 import pytest
 from flax import nnx
 from made_up import made_up_dataset, made_up_task, small_task
+from trained import difference, in_float64, state_after
 
 from experiments.cifar10 import model
 from experiments.cifar10.config import Config
@@ -182,30 +182,10 @@ def test_learning_rates_reach_the_optimizer_as_scheduled(trainer):
     }
     runs = [Run(Arm("sgd", schedule), 0.05, 0) for schedule in schedules]
     before = trainer.initial_state(runs).train.weights.params
-    after = _state_after(trainer, runs, 1).train.weights.params
+    after = state_after(trainer, runs, 1).train.weights.params
     moved = jax.vmap(optax.tree.norm)(jax.tree.map(jnp.subtract, after, before))
     expected = np.array(list(schedules.values())) / 0.05
     np.testing.assert_allclose(moved / moved[0], expected, rtol=1e-3)
-
-
-class _EnoughError(Exception):
-    pass
-
-
-def _state_after(trainer, runs, steps, state=None):
-    """The state of a group after so many updates."""
-    reached = []
-
-    def stop(state):
-        if state.train.step[0] == steps:
-            reached.append(state)
-            raise _EnoughError
-
-    with contextlib.suppress(_EnoughError):
-        for epoch_end, _ in trainer.train(runs, state, after_step=stop):
-            if epoch_end.train.step[0] == steps:
-                return epoch_end
-    return reached[0]
 
 
 _DIFFERENT_RUNS = [
@@ -216,28 +196,16 @@ _DIFFERENT_RUNS = [
 _MANY_EPOCHS = Config(epochs=17, batch_size=8, b2=0.9)
 
 
-def _difference(group, alone, index):
-    """The largest of any parameter, relative to the largest of its array."""
-    return max(
-        np.max(np.abs(a[index] - b[0])) / np.max(np.abs(b))
-        for a, b in zip(
-            jax.tree.leaves(group.train.weights.params),
-            jax.tree.leaves(alone.train.weights.params),
-            strict=True,
-        )
-    )
-
-
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_a_run_in_a_group_is_the_run_alone(monkeypatch, side_by_side):
     if side_by_side:
         monkeypatch.setattr(population, "SEQUENTIAL_PLATFORMS", set())
     trainer = training.Trainer(small_task(), _MANY_EPOCHS)
     for steps, tolerance in ((1, 1e-5), (50, 1e-3)):
-        group = _state_after(trainer, _DIFFERENT_RUNS, steps)
+        group = state_after(trainer, _DIFFERENT_RUNS, steps)
         for index, run in enumerate(_DIFFERENT_RUNS):
-            alone = _state_after(trainer, [run], steps)
-            assert _difference(group, alone, index) < tolerance
+            alone = state_after(trainer, [run], steps)
+            assert difference(group, alone, index) < tolerance
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
@@ -247,19 +215,14 @@ def test_a_run_in_a_group_is_the_run_alone_to_ten_digits(
     if side_by_side:
         monkeypatch.setattr(population, "SEQUENTIAL_PLATFORMS", set())
 
-    def double(state):
-        return jax.tree.map(
-            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
-        )
-
     trainer = training.Trainer(small_task(), _MANY_EPOCHS)
     runs = _DIFFERENT_RUNS
-    group = _state_after(trainer, runs, 50, double(trainer.initial_state(runs)))
+    group = state_after(trainer, runs, 50, in_float64(trainer.initial_state(runs)))
     for index, run in enumerate(runs):
-        start = double(trainer.initial_state([run]))
-        alone = _state_after(trainer, [run], 50, start)
+        start = in_float64(trainer.initial_state([run]))
+        alone = state_after(trainer, [run], 50, start)
         assert alone.train.weights.params.logits.kernel[...].dtype == jnp.float64
-        assert _difference(group, alone, index) < 1e-10
+        assert difference(group, alone, index) < 1e-10
 
 
 def test_training_goes_on_from_any_step_as_if_nothing_had_been():
@@ -269,7 +232,7 @@ def test_training_goes_on_from_any_step_as_if_nothing_had_been():
     whole = [metrics for _, metrics in trainer.train(runs)]
     assert trainer.steps_per_epoch == 2
     for steps in (1, 2, 3):
-        state = _state_after(trainer, runs, steps)
+        state = state_after(trainer, runs, steps)
         rest = [metrics for _, metrics in trainer.train(runs, state)]
         for expected, actual in zip(reversed(whole), reversed(rest), strict=False):
             assert [m[:-2] for m in actual] == [m[:-2] for m in expected]
