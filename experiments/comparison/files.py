@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -23,7 +24,7 @@ METRICS_TABLE_FILE = "metrics.csv"
 SUMMARY_TABLE_FILE = "summary.csv"
 EVENT_FOLDER = "tensorboard"
 _LOCK_FILE = ".lock"  # stays; the lock itself goes with its process
-_WORDS = ".ended-"  # and a number: why a process of many has ended
+_WORDS = ".ended-"  # and what is unique: why a process of many has ended
 REPORT_FILES = (
     REPORT_FILE,
     PAGE_FILE,
@@ -106,9 +107,9 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def word_path(path: pathlib.Path, number: int) -> pathlib.Path:
-    """Where one of many processes leaves word of its end."""
-    return path / f"{_WORDS}{number}"
+def new_word_path(path: pathlib.Path) -> pathlib.Path:
+    """Where one of many processes can leave word of its end."""
+    return path / f"{_WORDS}{uuid.uuid4().hex}"
 
 
 def words_left(path: pathlib.Path) -> list[pathlib.Path]:

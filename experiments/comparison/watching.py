@@ -2,7 +2,8 @@
 
 Where a process dies, JAX ends the others: by an exception, or by aborting those that
 wait for it, so that they cannot say a word. Hence each is the child of a small process
-that waits for it, knows its last step, and says how to go on.
+that waits for it, knows its last step, and says how to go on. They leave word of why
+one ended in the directory of the results, where the others' parents look for it.
 """
 
 import os
@@ -24,7 +25,8 @@ Tell = Callable[[str], None]
 _PIPE = "OPTAX_RADAM_WATCHER"  # environment: the pipe to the parent, if it has one
 _CRASHED = 70  # exit status after an exception that nobody expected: EX_SOFTWARE
 _AS_ASKED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
-_WAIT_SECONDS = 5.0  # for word from another process, which may have ended first
+_WORD_SECONDS = 5.0  # between a process's end and word of it, at most
+_GRACE_SECONDS = 5.0  # for a process to end by itself after another; JAX may take 30
 
 
 def is_watched() -> bool:
@@ -62,6 +64,14 @@ def watch(out_dir: pathlib.Path) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, hand_on)
+    word = _Word()
+
+    def end_after_another() -> None:
+        word.wait_for(out_dir, started)
+        time.sleep(_GRACE_SECONDS)
+        child.kill()
+
+    threading.Thread(target=end_after_another, daemon=True).start()
     with os.fdopen(reading) as told:
         name = next(told, "this process").strip()
         place = ""
@@ -71,11 +81,11 @@ def watch(out_dir: pathlib.Path) -> int:
     if status in _AS_ASKED:
         return status
     end = _ending(status)
-    if status in (_CRASHED, -signal.SIGABRT):
-        word = _word_of_another(out_dir, started)
-        if word:
-            status, end = 1, f"ended, because {word},"
-    else:
+    if status in (_CRASHED, -signal.SIGABRT):  # perhaps because of another
+        word.found.wait(_WORD_SECONDS)
+    if word.found.is_set():
+        status, end = 1, f"ended, because {word.text},"
+    elif status not in (_CRASHED, -signal.SIGABRT):
         _leave_word(out_dir, f"{name} {end}")
     if place or status not in (1, 2):  # those have said it themselves
         print(f"error: {name} {end}{place}.{_remedy(out_dir)}", file=sys.stderr)
@@ -107,19 +117,25 @@ def _forget_words(out_dir: pathlib.Path, before: float) -> None:
 def _leave_word(out_dir: pathlib.Path, word: str) -> None:
     """Has the others' parents know why this process has ended."""
     if out_dir.is_dir():
-        path = files.word_path(out_dir, os.getpid())
+        path = files.new_word_path(out_dir)
         files.write_whole(path, lambda file: file.write(word.encode()))
 
 
-def _word_of_another(out_dir: pathlib.Path, since: float) -> str | None:
-    """Why a process has ended that this one's child may have ended with."""
-    deadline = time.monotonic() + _WAIT_SECONDS
-    while time.monotonic() < deadline:
-        for path in files.words_left(out_dir):
-            if path.stat().st_mtime >= since:
-                return path.read_text()
-        time.sleep(0.1)
-    return None
+class _Word:
+    """Why another process has ended, once that is known."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.found = threading.Event()
+
+    def wait_for(self, out_dir: pathlib.Path, since: float) -> None:
+        """Looks for it from time to time."""
+        while not self.found.is_set():
+            time.sleep(0.2)
+            for path in files.words_left(out_dir):
+                if path.stat().st_mtime >= since:
+                    self.text = path.read_text()
+                    self.found.set()
 
 
 def as_child(out_dir: pathlib.Path, run: Callable[[Tell], int]) -> int:
