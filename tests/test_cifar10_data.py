@@ -3,12 +3,14 @@ import json
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import requests
 import tensorflow_datasets as tfds
 
 from experiments.cifar10 import data, task, tfds_cifar10
+from experiments.comparison import processes
 from experiments.comparison.config import DataError
 
 PER_FILE = 12
@@ -114,6 +116,43 @@ def test_what_is_prepared_is_read_and_not_prepared_again(prepared, monkeypatch):
         lambda *_, **__: pytest.fail("it was prepared again"),
     )
     assert data.load("cifar10", prepared).checksum == first.checksum
+
+
+def test_each_of_many_processes_reads_its_share(prepared, monkeypatch):
+    builder = tfds_cifar10.prepared_builder(prepared)
+    whole = tfds_cifar10.read_split(builder, "train")
+    read = []
+
+    class Source:
+        """Notes what is read."""
+
+        def __init__(self, source):
+            self.source = source
+
+        def __len__(self):
+            return len(self.source)
+
+        def __getitem__(self, index):
+            read.append(index)
+            return self.source[index]
+
+    as_data_source = builder.as_data_source
+    monkeypatch.setattr(
+        builder, "as_data_source", lambda **options: Source(as_data_source(**options))
+    )
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(processes, "gather", lambda size, part: part)
+    parts = []
+    for index in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        parts.append(tfds_cifar10.read_split(builder, "train"))
+        assert len(parts[-1].labels) in (
+            len(whole.labels) // 3,
+            -(-len(whole.labels) // 3),
+        )
+    assert read == list(range(len(whole.labels)))  # each by one, and by no other
+    images = np.concatenate([part.images for part in parts])
+    np.testing.assert_array_equal(images, whole.images)
 
 
 def test_neither_network_nor_data_says_where_it_looked_and_what_to_run(tmp_path):

@@ -6,6 +6,8 @@ from experiments.cifar10.config import Config
 from experiments.comparison import experiment
 from experiments.comparison.config import Arm, Run
 
+PROCESSES = {"coordinator": "localhost:1234", "processes": 2, "process_id": 1}
+
 
 def test_every_combination_runs():
     config = Config(
@@ -47,6 +49,14 @@ def test_defaults():
     ("fields", "message"),
     [
         ({"optimizers": ()}, "--optimizers must be a list of one entry at least"),
+        ({"mesh": "4"}, "--mesh must be data=N, N >= 1, got '4'"),
+        ({"mesh": "data=0"}, "--mesh must be data=N, N >= 1, got 'data=0'"),
+        ({"processes": 2}, "--coordinator is missing: many processes need --coord"),
+        ({"process_id": 0, "coordinator": "a:1"}, "--processes is missing"),
+        ({**PROCESSES, "distributed": True}, "it excludes --coordinator, --processes"),
+        ({**PROCESSES, "coordinator": "a"}, "--coordinator must be HOST:PORT, got 'a'"),
+        ({**PROCESSES, "process_id": 2}, r"--process-id must be in \[0, 1\], got 2"),
+        ({**PROCESSES, "processes": 0}, "--processes must be >= 1, got 0"),
         ({"optimizers": ("adam", "adam")}, "--optimizers must not repeat 'adam'"),
         ({"optimizers": ("lamb",)}, "--optimizers must be one of adam, radam, .*lamb"),
         ({"optimizers": ("sgd:cosine",)}, "--schedules must be one of .*'cosine'"),
