@@ -2,10 +2,12 @@
 
 The experiment's CNN on images of CIFAR-10's size, drawn at random: one run alone, and
 four in one compiled program that lets them follow one another (`jax.lax.map`) or go
-side by side (`jax.vmap`). Ways are interleaved; the clock stands outside compilation
-and waits for the device.
+side by side (`jax.vmap`). Where there are several devices, also: a run whose batches
+they share, and runs shared out to them. Ways are interleaved; the clock stands outside
+compilation and waits for the device.
 """
 
+import math
 import platform
 import statistics
 from collections.abc import Iterator
@@ -39,7 +41,7 @@ def _random_images() -> Dataset:
     return Dataset(images(n), labels(n), images(64), labels(64), 10, "random images")
 
 
-def _epochs(runs: int, sequential: bool) -> Iterator[float]:
+def _epochs(runs: int, *, devices: int = 1, sequential: bool = True) -> Iterator[float]:
     """Images per second of all runs, an epoch after the other."""
     platforms = {jax.default_backend()} if sequential else set()
     population.SEQUENTIAL_PLATFORMS = platforms
@@ -49,6 +51,7 @@ def _epochs(runs: int, sequential: bool) -> Iterator[float]:
         seeds=tuple(range(runs)),
         optimizers=("radam",),
         epochs=REPETITIONS + 1,
+        mesh=f"data={devices}",
     )
     trainer = Trainer(make_task(_random_images(), 255), config)
     for _, metrics in trainer.train(config.runs()):
@@ -58,10 +61,18 @@ def _epochs(runs: int, sequential: bool) -> Iterator[float]:
 def main() -> None:
     """Measures, and prints a table."""
     ways = {
-        "one run alone": _epochs(1, sequential=True),
-        f"{RUNS} runs, one after the other": _epochs(RUNS, sequential=True),
+        "one run alone": _epochs(1),
+        f"{RUNS} runs, one after the other": _epochs(RUNS),
         f"{RUNS} runs, side by side": _epochs(RUNS, sequential=False),
     }
+    devices = math.gcd(jax.device_count(), RUNS)
+    if devices > 1:
+        ways[f"one run, batches shared by {devices} devices"] = _epochs(
+            1, devices=devices
+        )
+        ways[f"{RUNS} runs, shared out to {devices} devices"] = _epochs(
+            RUNS, devices=devices
+        )
     speeds: dict[str, list[float]] = {way: [] for way in ways}
     for epochs in ways.values():
         next(epochs)  # compiles

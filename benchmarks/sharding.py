@@ -1,8 +1,9 @@
 """`python -m benchmarks.sharding`: what each layout costs in memory and in traffic.
 
 A block of a network with LayerNorm and two dense layers, trained by RAdam on eight
-devices, which the host pretends to have where there are none. Nothing is timed: memory
-is read from the shards, traffic from the compiled programs. Prints Markdown.
+devices, which the host pretends to have where there are none; and the experiment's CNN.
+Nothing is timed: memory is read from the shards, traffic from the compiled programs.
+Prints Markdown.
 """
 
 import collections
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
@@ -22,6 +24,10 @@ from jax.sharding import PartitionSpec as P
 
 import optax_radam
 from benchmarks import collectives
+from experiments.cifar10.config import Config
+from experiments.cifar10.task import make_task
+from experiments.comparison.task import Dataset
+from experiments.comparison.training import Trainer
 
 WIDTH = 256
 BATCH = 64
@@ -175,6 +181,31 @@ def _layout_row(layout: Layout) -> list[object]:
     ]
 
 
+def _experiment_row(runs: int) -> list[object]:
+    """Of the experiment's step: a run whose batches are shared, or runs shared out."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
+    labels = random.integers(0, 10, BATCH).astype(np.int32)
+    dataset = Dataset(images, labels, images, labels, 10, "random images")
+    config = Config(
+        dataset="cifar10",
+        optimizers=("radam",),
+        limit_train=BATCH,
+        batch_size=BATCH,
+        population=runs,
+        seeds=tuple(range(runs)),
+        mesh=f"data={DEVICES}",
+    )
+    trainer = Trainer(make_task(dataset, 255), config)
+    state = trainer.initial_state(config.runs()).train
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.weights)) // runs
+    compiled = trainer.compiled_step("radam", state)
+    sent = sum(size for _, size in collectives.of(compiled.as_text() or ""))
+    held = bytes_on_one_device((state.weights, state.opt_state)) / count
+    what = "one run, batches shared" if runs == 1 else f"{runs} runs, shared out"
+    return [what, f"{count:,}", f"{held:.2f}", f"{sent:,}"]
+
+
 def _bytes_per_parameter(
     optimizer: optax.GradientTransformation, dtype: jnp.dtype[Any]
 ) -> tuple[int, int]:
@@ -207,7 +238,7 @@ def _dtype_rows() -> Iterable[list[object]]:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", DEVICES)
     if jax.device_count() < DEVICES:
@@ -221,6 +252,9 @@ def main() -> None:
     memory = ("parameters", "mu", "nu", "together")
     sent = ("all-gather", "all-reduce", "other", "by the update")
     _print_table(("layout", "mesh", *memory, *sent), map(_layout_row, LAYOUTS))
+    print()
+    of_run = ("parameters of a run", "bytes for each on a device", "all-reduce")
+    _print_table(("the experiment's CNN", *of_run), map(_experiment_row, (1, DEVICES)))
     print()
     own = ("parameters", "their bytes", "state's", "together")
     _print_table(("optimizer", *own), _dtype_rows())

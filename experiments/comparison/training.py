@@ -113,7 +113,7 @@ class Trainer:
         self._graphdef = nnx.graphdef(
             nnx.eval_shape(lambda: task.make_model(nnx.Rngs(0)))
         )
-        self._compiled_steps: dict[tuple[OptimizerName, int], Callable[..., Any]] = {}
+        self._compiled_steps: dict[tuple[OptimizerName, int], jax.stages.Compiled] = {}
         self._evaluation_step = jax.jit(self._evaluate_batch, static_argnums=3)
         over_runs = self.devices.over_runs
         self._roots = jax.jit(over_runs(lambda _, seed: jax.random.key(seed)))
@@ -158,7 +158,7 @@ class Trainer:
         roots = self._group_roots(runs)
         rates = np.stack([self._rates(run) for run in runs])
         rates = rates.reshape(len(runs), -1, self.steps_per_epoch)
-        step = self._compiled_step(runs[0].arm.optimizer, train)
+        step = self.compiled_step(runs[0].arm.optimizer, train)
         first_epoch, position = divmod(steps_made(state), self.steps_per_epoch)
         for epoch in range(first_epoch, self._config.epochs):
             orders = self._orders(np.int32(epoch), roots)
@@ -209,6 +209,38 @@ class Trainer:
         losses = np.sum([loss.astype(np.float64) for loss, _ in sums], 0) / n
         right = np.sum([right.astype(np.int64) for _, right in sums], 0)
         return losses.tolist(), (right / (n * self._labels_per_example)).tolist()
+
+    def compiled_step(
+        self, name: OptimizerName, state: TrainState
+    ) -> jax.stages.Compiled:
+        """An optimizer's step, compiled for so many runs of any rates and seeds.
+
+        Args:
+          name: of the optimizer.
+          state: of so many runs, where they lie.
+
+        Returns:
+          A function of examples, state, orders, roots and rates, which donates the
+          state and returns the next.
+        """
+        runs = len(state.step)
+        if (name, runs) not in self._compiled_steps:
+            step = self.devices.over_runs(functools.partial(self._step, name))
+            roots = self._roots(None, np.zeros(runs, np.uint32))
+            self._compiled_steps[name, runs] = (
+                jax.jit(step, donate_argnums=1)
+                .lower(
+                    self._train,
+                    state,
+                    self._orders(np.int32(0), roots),
+                    roots,
+                    self.devices.put_runs(
+                        np.zeros([runs, self.steps_per_epoch], np.float32)
+                    ),
+                )
+                .compile()
+            )
+        return self._compiled_steps[name, runs]
 
     def _metrics(
         self,
@@ -325,29 +357,6 @@ class Trainer:
         model = nnx.merge(self._graphdef, *weights)
         logits = self._task.logits(model, inputs, key)
         return logits, nnx.state(model, nnx.Param, ...)[1]
-
-    def _compiled_step(
-        self, name: OptimizerName, state: TrainState
-    ) -> Callable[..., TrainState]:
-        """The optimizer's step, compiled for so many runs of any rates and seeds."""
-        runs = len(state.step)
-        if (name, runs) not in self._compiled_steps:
-            step = self.devices.over_runs(functools.partial(self._step, name))
-            roots = self._roots(None, np.zeros(runs, np.uint32))
-            self._compiled_steps[name, runs] = (
-                jax.jit(step, donate_argnums=1)
-                .lower(
-                    self._train,
-                    state,
-                    self._orders(np.int32(0), roots),
-                    roots,
-                    self.devices.put_runs(
-                        np.zeros([runs, self.steps_per_epoch], np.float32)
-                    ),
-                )
-                .compile()
-            )
-        return self._compiled_steps[name, runs]
 
     def _step(
         self,

@@ -95,7 +95,7 @@ def test_devices_that_share_batches_see_the_same_images_and_masks():
 
 def _step_collectives(trainer, runs):
     state = trainer.initial_state(runs)
-    compiled = trainer._compiled_step(runs[0].arm.optimizer, state.train)
+    compiled = trainer.compiled_step(runs[0].arm.optimizer, state.train)
     parameters = sum(map(np.size, jax.tree.leaves(state.train.weights.params)))
     return collectives.of(compiled.as_text()), parameters // len(runs)
 
