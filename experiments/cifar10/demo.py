@@ -19,6 +19,7 @@ CONFIG = Config(
     b2=0.98,
     seeds=(0, 1),
     epochs=8,
+    mesh="data=1",  # its batches are small, and its figures those of one device
     out=pathlib.Path("runs/demo"),
     overwrite=True,
 )

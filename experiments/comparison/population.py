@@ -1,14 +1,13 @@
 """Several runs in one compiled program.
 
-Four runs of the CNN on 32x32 images, batch 64, jax 0.10.2 on two cores, images/s in
-all (`python -m benchmarks.population` measures the like on any machine):
+The CNN on 32x32 images, batch 64, jax 0.10.2 on two cores, images/s in all (`python -m
+benchmarks.population` measures the like on any machine):
 
-| one run after the other, each alone | 333 |
-| one step of each in turn, by `jax.lax.map` | 352 |
-| side by side, by `jax.vmap` | 261 |
+| one run alone | 313 |
+| four, one step of each in turn, by `jax.lax.map` | 351 |
+| four, side by side, by `jax.vmap` | 271 |
 
-There is little to gain on CPU, where a single run keeps the cores busy; GPUs have not
-been measured.
+GPUs have not been measured.
 """
 
 from collections.abc import Callable
