@@ -7,6 +7,7 @@ import pytest
 collect_ignore = [
     "golden",  # scripts, which need PyTorch
     "eight_devices",  # run by test_eight_devices.py
+    "optax_suite.py",  # run by test_optax_suite.py, on eight devices too
 ]
 
 

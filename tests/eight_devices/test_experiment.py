@@ -157,9 +157,9 @@ def test_checkpoints_are_restored_onto_other_numbers_of_devices(tmp_path, runs):
         for leaf in jax.tree.leaves(restored):
             assert len(leaf.devices()) == devices
             assert leaf.is_fully_replicated == (len(runs) == 1 or devices == 1)
-        on = state_after(fewer, runs, 7, restored)
-        last = jax.tree.map(lambda x: x[-1:], expected)
-        assert difference(on, last, len(runs) - 1) < 1e-5
+    on = state_after(fewer, runs, 7, restored)
+    last = jax.tree.map(lambda x: x[-1:], expected)
+    assert difference(on, last, len(runs) - 1) < 1e-5
 
 
 def test_fetched_arrays_are_whole():
