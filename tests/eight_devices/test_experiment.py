@@ -19,8 +19,8 @@ from experiments.comparison.config import Arm, ConfigError, Run
 from experiments.comparison.devices import Devices
 from experiments.comparison.states import steps_made
 
-# 20 images in batches of 8: the third has 4, and is padded.
-CONFIG = Config(epochs=17, batch_size=8, optimizers=("radam",), b2=0.9)
+# 15 of 20 images in batches of 8: the second has 7, and is padded.
+CONFIG = Config(epochs=25, batch_size=8, optimizers=("radam",), b2=0.9, validation=5)
 RUN = Run(Arm("radam", "constant"), 3e-3, seed=0)
 RUNS = [
     Run(Arm("radam", schedule), rate, seed)
@@ -50,16 +50,21 @@ def normalized_task():
     )
 
 
+def _trainer(task=small_task, devices=1, population=1):
+    """A trainer whose steps are compiled once for all tests."""
+    return _cached_trainer(task, devices, population)
+
+
 @functools.cache
-def _trainer(task=small_task, devices=1, **changes):
-    config = dataclasses.replace(CONFIG, mesh=f"data={devices}", **changes)
+def _cached_trainer(task, devices, population):
+    config = dataclasses.replace(CONFIG, mesh=f"data={devices}", population=population)
     return training.Trainer(task(), config)
 
 
 @pytest.mark.parametrize(
     ("task", "devices"),
-    [(small_task, 8), (small_task, 2), (made_up_task, 8), (normalized_task, 4)],
-    ids=["small on 8", "small on 2", "CNN on 8", "BatchNorm on 4"],
+    [(small_task, 8), (made_up_task, 8), (normalized_task, 4)],
+    ids=["small on 8", "CNN on 8", "BatchNorm on 4"],
 )
 def test_devices_that_share_batches_do_what_one_does(task, devices):
     one, many = _trainer(task), _trainer(task, devices)
@@ -114,8 +119,8 @@ def test_devices_that_have_runs_of_their_own_exchange_nothing():
 
 @pytest.mark.parametrize(
     ("devices", "population", "number"),
-    [(8, 8, 8), (2, 8, 8), (4, 4, 3)],
-    ids=["one on each", "four on each", "three on four, which share batches"],
+    [(2, 8, 8), (4, 4, 3)],
+    ids=["four on each", "three on four, which share batches"],
 )
 def test_a_run_of_a_group_is_the_run_alone(devices, population, number):
     one, many = _trainer(), _trainer(devices=devices, population=population)
@@ -126,18 +131,17 @@ def test_a_run_of_a_group_is_the_run_alone(devices, population, number):
             assert difference(group, alone, index) < bound
 
 
-@pytest.mark.parametrize(("devices", "population"), [(4, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize(("devices", "population"), [(8, 1), (2, 8)], ids=str)
 def test_metrics_are_those_of_one_device(devices, population):
     """Also of what is held out, and of the best."""
-    changes = {"validation": 5, "epochs": 3}
-    one = _trainer(**changes)
-    many = _trainer(devices=devices, population=population, **changes)
+    many = _trainer(devices=devices, population=population)
     actual = [metrics for _, metrics in many.train(RUNS[:population])]
-    for index, run in enumerate(RUNS[:population]):
-        expected = [metrics for _, (metrics,) in one.train([run])]
+    assert len(actual) == CONFIG.epochs
+    for index in {0, population - 1}:
+        expected = [metrics for _, (metrics,) in _trainer().train([RUNS[index]])]
         for mine, theirs in zip(actual, expected, strict=True):
             for a, b in zip(mine[index][:-2], theirs[:-2], strict=True):
-                assert a == (None if b is None else pytest.approx(b, rel=1e-4))
+                assert a == (None if b is None else pytest.approx(b, rel=1e-3))
 
 
 @pytest.mark.parametrize("runs", [[RUN], RUNS], ids=["batches", "runs"])
@@ -185,6 +189,16 @@ def test_fetched_arrays_are_whole():
 def test_what_the_devices_do_not_divide_is_refused_with_both_numbers(changes, message):
     with pytest.raises(ConfigError, match=message):
         Devices(dataclasses.replace(CONFIG, **changes))
+
+
+def test_processes_take_part_with_as_many_devices_each(monkeypatch):
+    of_process = {0: jax.devices()[:4], 1: jax.devices()[4:]}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda process: of_process[process])
+    mesh = Devices(dataclasses.replace(CONFIG, mesh="data=4")).mesh
+    assert [device.id for device in mesh.devices] == [0, 1, 4, 5]
+    with pytest.raises(ConfigError, match=r"a multiple of 2, the processes.*data=5"):
+        Devices(dataclasses.replace(CONFIG, mesh="data=5"))
 
 
 def test_all_devices_are_used_unless_told_otherwise():
