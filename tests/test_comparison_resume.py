@@ -13,6 +13,7 @@ import sys
 import time
 
 import orbax.checkpoint as ocp
+import programs
 import pytest
 from made_up import made_up_dataset, small_task
 
@@ -36,7 +37,7 @@ def _start(out, *flags):
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *FLAGS.split(), *flags, "--out", str(out)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths},
+        env=programs.environment(PYTHONPATH=paths),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -3,11 +3,11 @@
 How many devices the host pretends to have is settled before JAX starts.
 """
 
-import os
 import pathlib
 import subprocess
 import sys
 
+import programs
 import pytest
 
 TESTS = pathlib.Path(__file__).parent
@@ -16,17 +16,10 @@ FILES = sorted((TESTS / "eight_devices").glob("test_*.py"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_on_eight_devices(path):
-    # What pytest is told by its environment is meant for this program alone.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    flags = os.environ.get("XLA_FLAGS", "")
-    environment = inherited | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
-    }
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:xdist", str(path)],
         cwd=TESTS.parent,
-        env=environment,
+        env=programs.environment("--xla_force_host_platform_device_count=8"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

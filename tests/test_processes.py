@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import programs
 import psutil
 import pytest
 import small_experiment
@@ -43,17 +44,17 @@ class Processes:
         for rank in range(number):
             more = f"--coordinator 127.0.0.1:{port} --processes {number}"
             more = [*more.split(), "--process-id", str(rank)]
-            environment = {}
+            variables = {}
             if slurm:
                 more = ["--distributed"]
-                environment = {
+                variables = {
                     "SLURM_JOB_ID": str(port),
                     "SLURM_STEP_NODELIST": "localhost",
                     "SLURM_NTASKS": str(number),
                     "SLURM_PROCID": str(rank),
                     "SLURM_LOCALID": str(rank),
                 }
-            self.programs.append(_start(out, *more, *flags, **environment))
+            self.programs.append(_start(out, *more, *flags, **variables))
 
     def wait_for_more_rows(self, count):
         """Until there are so many more than now."""
@@ -75,14 +76,12 @@ class Processes:
         return results
 
 
-def _start(out, *flags, **environment):
+def _start(out, *flags, **variables):
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     words = [sys.executable, "-m", "small_experiment", *FLAGS.split(), *flags]
     return subprocess.Popen(
         [*words, "--out", str(out)],
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, "COLUMNS": "200"}
-        | environment,
+        env=programs.environment(PYTHONPATH=paths, **variables),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
