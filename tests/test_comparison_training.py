@@ -13,7 +13,7 @@ from trained import difference, in_float64, state_after
 from experiments.cifar10 import model
 from experiments.cifar10.config import Config
 from experiments.cifar10.model import CNN
-from experiments.comparison import population, training
+from experiments.comparison import population, randomness, training
 from experiments.comparison.config import Arm, Run
 
 # 20 images in batches of 8: the third has 4, and is padded.
@@ -65,7 +65,7 @@ def test_an_epoch_is_the_plain_loop_over_unpadded_batches(monkeypatch):
     graphdef = nnx.graphdef(CNN((8, 8, 1), 3, rngs=nnx.Rngs(0)))
     optimizer = optax.sgd(0.05, momentum=0.9)
     state = optimizer.init(params)
-    order = training.epoch_order(jax.random.key(3), 0, 20, 8)[:20]
+    order = randomness.epoch_order(jax.random.key(3), 0, 20, 8)[:20]
     losses, right = [], []
 
     @jax.jit
@@ -142,19 +142,19 @@ def test_runs_repeat_exactly_and_are_traced_once_for_all_rates_and_schedules(
 
 def test_each_epoch_visits_every_image_once_in_an_order_of_its_own():
     root = jax.random.key(0)
-    orders = [training.epoch_order(root, epoch, 20, 8) for epoch in range(3)]
+    orders = [randomness.epoch_order(root, epoch, 20, 8) for epoch in range(3)]
     for order in orders:
         assert order.shape == (24,)
         np.testing.assert_array_equal(np.sort(order[:20]), np.arange(20))
         np.testing.assert_array_equal(order[20:], order[:4])
     assert not np.array_equal(orders[0], orders[1])
-    assert training.epoch_order(root, 0, 16, 8).shape == (16,)
+    assert randomness.epoch_order(root, 0, 16, 8).shape == (16,)
 
 
 def test_every_step_has_dropout_masks_of_its_own():
     roots = [jax.random.key(seed) for seed in range(2)]
     keys = [
-        training.step_key(root, epoch, position)
+        randomness.step_key(root, epoch, position)
         for root in roots
         for epoch in range(3)
         for position in range(3)

@@ -1,10 +1,6 @@
 """A group of runs of one optimizer, from initial weights to the last epoch's metrics.
 
-A seed fixes everything random: `jax.random.key(seed)` is folded with a purpose, then
-with the epoch, then with the step in it. Optimizer, schedule and rate take no part, so
-runs of one seed share initial weights, order of batches and dropout masks.
-
-The data lies on the device, and a step is one jitted call, compiled before any clock
+The data lies on every device, and a step is one jitted call, compiled before any clock
 runs and once for all rates, schedules and seeds: a learning rate is data, too. There is
 no `lax.scan` over the steps: a step is long enough, and can be stopped in between.
 """
@@ -21,7 +17,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.comparison import devices, optimizers, processes, schedules
+from experiments.comparison import (
+    devices,
+    optimizers,
+    processes,
+    randomness,
+    schedules,
+)
 from experiments.comparison.config import (
     ComparisonConfig,
     OptimizerName,
@@ -40,36 +42,8 @@ from experiments.comparison.states import (
 )
 from experiments.comparison.task import Examples, Task
 
-# Purposes of keys. Changing one changes every result.
-_INITIAL_WEIGHTS, _ORDER, _STEP = range(3)
 _EVALUATION_BATCH = 1000
 _REPORT_SECONDS = 0.5
-
-
-def epoch_order(
-    root: jax.Array, epoch: jax.Array, examples: int, batch_size: int
-) -> jax.Array:
-    """The epoch's permutation of the training examples, padded to whole batches.
-
-    Args:
-      root: the run's key.
-      epoch: from 0.
-      examples: number of training examples.
-      batch_size: examples per update.
-
-    Returns:
-      Indices, int32, of shape (steps * batch_size,); past `examples` the first again.
-    """
-    key = jax.random.fold_in(jax.random.fold_in(root, _ORDER), epoch)
-    order = jax.random.permutation(key, examples)
-    # The padding is masked; it differs from the batch, for the sake of BatchNorm.
-    return jnp.pad(order, (0, -examples % batch_size), mode="wrap")
-
-
-def step_key(root: jax.Array, epoch: jax.Array, position: jax.Array) -> jax.Array:
-    """The key of a step's randomness: of `position` (from 0) in `epoch` (from 0)."""
-    key = jax.random.fold_in(root, _STEP)
-    return jax.random.fold_in(jax.random.fold_in(key, epoch), position)
 
 
 def _summed_metrics(
@@ -293,8 +267,7 @@ class Trainer:
         return best, metrics
 
     def _make_weights(self, root: jax.Array) -> Weights:
-        key = jax.random.fold_in(root, _INITIAL_WEIGHTS)
-        model = self._task.make_model(nnx.Rngs(key))
+        model = self._task.make_model(nnx.Rngs(randomness.weights_key(root)))
         return Weights(*nnx.state(model, nnx.Param, ...))
 
     def _make_state(self, name: OptimizerName, roots: jax.Array) -> TrainState:
@@ -320,7 +293,9 @@ class Trainer:
         return roots
 
     def _order(self, epoch: jax.Array, root: jax.Array) -> jax.Array:
-        return epoch_order(root, epoch, self.examples, self._config.batch_size)
+        return randomness.epoch_order(
+            root, epoch, self.examples, self._config.batch_size
+        )
 
     def _rates(self, run: Run) -> np.ndarray[Any, np.dtype[np.float32]]:
         return schedules.learning_rates(
@@ -374,7 +349,7 @@ class Trainer:
         batch = jax.lax.dynamic_slice(order, (offset,), (batch_size,))
         batch = devices.share_out(batch)
         valid = devices.share_out(offset + jnp.arange(batch_size) < self.examples)
-        key = step_key(root, epoch, position)
+        key = randomness.step_key(root, epoch, position)
 
         def loss_fn(params: Params) -> tuple[jax.Array, Any]:
             weights = state.weights._replace(params=params)
