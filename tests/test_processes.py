@@ -24,8 +24,8 @@ from experiments.comparison import command
 ROOT = pathlib.Path(__file__).parent.parent
 # A group of two runs, which two processes share out.
 FLAGS = """--optimizers adam --seeds 0 1 --population 2 --batch-size 4
-  --learning-rates 1e-2 --epochs 40 --validation 4 --checkpoint-seconds 0.2"""
-ROWS = 40 * 2
+  --learning-rates 1e-2 --epochs 80 --validation 4 --checkpoint-seconds 0.2"""
+ROWS = 80 * 2
 
 
 def _free_port():
