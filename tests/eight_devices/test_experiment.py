@@ -21,7 +21,8 @@ from experiments.comparison.states import steps_made
 
 # 15 of 20 images in batches of 8: the second has 7, and is padded.
 CONFIG = Config(epochs=25, batch_size=8, optimizers=("radam",), b2=0.9, validation=5)
-RUN = Run(Arm("radam", "constant"), 3e-3, seed=0)
+# At the default rate: at 3e-3, 50 steps make 0.06 of the CNN's rounding (jax 0.12).
+RUN = Run(Arm("radam", "constant"), 1e-3, seed=0)
 RUNS = [
     Run(Arm("radam", schedule), rate, seed)
     for schedule in ("constant", "untuned-linear-warmup")
