@@ -1,4 +1,5 @@
 import importlib
+import signal
 
 import chex
 import jax
@@ -9,6 +10,11 @@ collect_ignore = [
     "eight_devices",  # run by test_eight_devices.py
     "optax_suite.py",  # run by test_optax_suite.py, on eight devices too
 ]
+
+# Where the tests run in the background of a shell script, Ctrl-C is ignored, and so it
+# would be by what they test.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
