@@ -19,7 +19,8 @@ import small_experiment
 import tyro
 
 from experiments.cifar10.config import Config
-from experiments.comparison import command
+from experiments.comparison import command, experiment
+from experiments.comparison.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
 # A group of two runs, which two processes share out.
@@ -163,6 +164,12 @@ def test_stopped_killed_and_resumed_in_other_numbers(tmp_path, alone):
     )
 
     _assert_same_results(_run_alone(out, *one_by_one, "--resume"), alone)
+
+
+def test_results_must_go_where_all_processes_see_them(tmp_path):
+    message = f"all processes share: process 0 of 1 does not see {tmp_path}"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        experiment._check_shared(tmp_path)
 
 
 @pytest.mark.soak
