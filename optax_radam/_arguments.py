@@ -219,18 +219,28 @@ def check_boolean_leaves(mask: Any) -> None:
             raise TypeError(_WRONG_MASK.format(where, leaf, _static("mask")))
 
 
+def _leaf_dtype(leaf: Any) -> jnp.dtype | None:
+    """The dtype of whatever is or stands for an array; None for anything else."""
+    try:
+        return jnp.result_type(leaf)
+    except TypeError:
+        return None
+
+
+def _is_inexact(dtype: jnp.dtype | None) -> bool:
+    """Whether it is floating or complex, of 16 bits at least."""
+    if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+        return False
+    return dtype.itemsize >= 2
+
+
 def check_inexact_leaves(name: str, tree: optax.Params) -> None:
     """Refuses integer and boolean leaves, naming the first one by its path."""
+    if all(_is_inexact(_leaf_dtype(leaf)) for leaf in jax.tree.leaves(tree)):
+        return  # without paths: to make them takes longer than to trace the update
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        try:
-            dtype = jnp.result_type(leaf)
-        except TypeError:
-            dtype = None
-        if (
-            dtype is None
-            or not jnp.issubdtype(dtype, jnp.inexact)
-            or dtype.itemsize < 2
-        ):
+        dtype = _leaf_dtype(leaf)
+        if not _is_inexact(dtype):
             what = f"dtype {dtype}" if dtype is not None else f"the value {leaf!r}"
             raise TypeError(
                 f"`{name}{jax.tree_util.keystr(path)}` has {what}; it must be "

@@ -3,6 +3,7 @@
 Liu et al. 2020, Algorithm 2, but for r_t and the learning rate: later stages' work.
 """
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class ScaleByMomentsState(NamedTuple):
 
 
 class _StepScalars(NamedTuple):
-    """What every leaf's update needs to know of the step; scalars."""
+    """What every leaf's update needs to know of the step; floating scalars."""
 
     b1: ArrayLike
     one_minus_b1: ArrayLike
@@ -37,11 +38,26 @@ class _StepScalars(NamedTuple):
     of_gradient: ArrayLike | None
     nu_correction: ArrayLike  # 1 / (1 - b2^t)
     eps: ArrayLike
-    eps_root: ArrayLike
-    tractable: ArrayLike  # bool
+    eps_root: ArrayLike | None  # None where it is the number 0
 
 
 _OTHER_STRUCTURE = "`updates` must have the structure of the `params` that `init` got"
+
+
+@jax.custom_jvp
+def _sqrt(x: jax.Array) -> jax.Array:
+    """The square root, with a derivative of 0 where it is infinite: at 0."""
+    return jnp.sqrt(x)
+
+
+@_sqrt.defjvp
+def _sqrt_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    root = _sqrt(x)
+    zero = root == 0
+    return root, jnp.where(zero, 0, dx / (2 * jnp.where(zero, 1, root)))
 
 
 # At module level, so that leaves alike in shape and dtype are traced once, and an
@@ -49,6 +65,7 @@ _OTHER_STRUCTURE = "`updates` must have the structure of the `params` that `init
 @jax.jit
 def _update_leaf(
     scalars: _StepScalars,
+    tractable: ArrayLike,
     gradient: jax.Array,
     mu: jax.Array,
     nu: jax.Array,
@@ -73,16 +90,20 @@ def _update_leaf(
     if s.of_gradient is not None:
         momentum += s.of_gradient * g
 
-    # The gradient of a square root at 0 is infinite, and 0 * inf is NaN: each `where`
-    # keeps the branch that is not taken finite, forward and backward.
-    under_root = second * s.nu_correction + s.eps_root
-    zero = under_root == 0
-    root = jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, under_root)))
-    denominator = root + s.eps
+    under_root = second * s.nu_correction
+    if s.eps_root is not None:
+        under_root += s.eps_root
+    denominator = _sqrt(under_root) + s.eps
     # It is 0 where eps = 0 and no gradient, or none whose square is not 0, has come.
-    divides = scalars.tractable & (denominator != 0)
-    update = momentum / jnp.where(divides, denominator, 1)
+    divides = tractable & (denominator != 0)
+    # Selected below the division, so that it is finite where it is not meant.
+    update = momentum / jax.lax.select(divides, denominator, jnp.ones_like(denominator))
     return update.astype(out_dtype), *kept
+
+
+def _is_zero(x: ArrayLike) -> bool:
+    """Whether it is the number 0, and not an array that may change."""
+    return isinstance(x, numbers.Real) and x == 0
 
 
 def _momentum_coefficients(
@@ -263,13 +284,15 @@ def scale_by_moments(
             of_gradient=of_gradient,
             nu_correction=1 / _sma.bias_correction(step, b2),
             eps=eps,
-            eps_root=eps_root,
-            tractable=threshold is None or _sma.is_tractable(step, b2, threshold),
+            eps_root=None if _is_zero(eps_root) else eps_root,
         )
+        # Strongly typed, they need no conversion in each leaf.
+        scalars = jax.tree.map(lambda x: jnp.asarray(x, float), scalars)
+        tractable = threshold is None or _sma.is_tractable(step, b2, threshold)
         moments = [state.mu, state.nu] + ([state.nu_max] if amsgrad else [])
         treedef, rows = _flatten_together(updates, moments)
         results = [
-            (None, *kept) if g is None else _update_leaf(scalars, g, *kept)
+            (None, *kept) if g is None else _update_leaf(scalars, tractable, g, *kept)
             for g, *kept in rows
         ]
         new_updates, *moments = (

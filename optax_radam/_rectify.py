@@ -21,14 +21,30 @@ class ScaleByRectificationState(NamedTuple):
     rectification: jax.Array  # shape (), float: the factor last applied; 0 at first
 
 
+@jax.custom_jvp
+def _silencing_product(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """The product; 0 where the factor is, also for what is infinite or NaN."""
+    return jax.lax.select(factor == 0, jnp.zeros_like(x), factor * x)
+
+
+# The values need one comparison, of scalars, and fuse with what made x. Only the
+# derivatives, with respect to a `before` of 0, have to look at each element.
+@_silencing_product.defjvp
+def _silencing_product_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x, factor), (dx, dfactor) = primals, tangents
+    finite = jnp.where(jnp.isfinite(x), x, 0)
+    tangent = _silencing_product(dx, factor) + dfactor * finite
+    return _silencing_product(x, factor), tangent
+
+
 @jax.jit
 def _scale_leaf(update: jax.Array, factor: jax.Array) -> jax.Array:
     """The product in float32 or wider, in the update's dtype."""
-    dtype = _dtypes.promote(update.dtype, jnp.float32)
-    wide = update.astype(dtype)
-    # A factor of 0 must silence an infinite update too: 0 * inf is NaN.
-    wide = jnp.where((factor == 0) & ~jnp.isfinite(wide), 0, wide)
-    return (factor.astype(wide.real.dtype) * wide).astype(update.dtype)
+    wide = update.astype(_dtypes.promote(update.dtype, jnp.float32))
+    factor = factor.astype(wide.real.dtype)
+    return _silencing_product(wide, factor).astype(update.dtype)
 
 
 def scale_by_rectification(

@@ -16,8 +16,11 @@ it is :math:`\rho_t = t - \frac{2}{L} (S(x) - S(L))`, since
 :math:`\rho_\infty = \coth(L / 2)`: nothing cancels, whatever :math:`b_2`.
 """
 
+import bisect
+import functools
 import math
 import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,13 +40,14 @@ _BERNOULLI_COEFFICIENTS = (
     -3617 / 10670622842880000,
 )
 _SMALLEST = 2.0**-126  # float32's smallest normal number
+_LAST_STEP = 2**31 - 1  # where Optax's counts stop
 _NEGLIGIBLE = 80.0  # x beyond which 2 t / (e^x - 1) is lost beside rho, and overflows
 
 
-def _bernoulli_series(x: jax.Array) -> jax.Array:
-    """S(x) of the module's docstring, for 0 <= x <= 1."""
+def _bernoulli_series(x: Any) -> Any:
+    """S(x) of the module's docstring, for a number or an array, 0 <= x <= 1."""
     square = x * x
-    total = jnp.zeros_like(x)
+    total = 0.0
     for coefficient in reversed(_BERNOULLI_COEFFICIENTS):
         total = square * (coefficient + total)
     return total
@@ -198,7 +202,25 @@ def is_tractable(step: ArrayLike, b2: ArrayLike, threshold: ArrayLike) -> jax.Ar
     Returns:
       Booleans shaped like `step`: rho_t >= threshold.
     """
+    if isinstance(b2, numbers.Real) and isinstance(threshold, numbers.Real):
+        # rho_t, 50 operations, would be compiled into the update of each leaf.
+        return jnp.asarray(step) >= _first_tractable_step(float(b2), float(threshold))
     return sma_length(step, b2) >= threshold
+
+
+@functools.lru_cache(maxsize=128)
+def _first_tractable_step(b2: float, threshold: float) -> int:
+    """`first_tractable_step` of Python numbers, in float64."""
+    log: Any = _negative_log(b2)
+
+    def length(t: int) -> Any:
+        """`sma_length`, where a number can choose its branch."""
+        x = t * log
+        if x < 1:
+            return t - (2 / log) * (_bernoulli_series(x) - _bernoulli_series(log))
+        return 1.0 if t == 1 else _limit(b2) - 2 * t / math.expm1(min(x, _NEGLIGIBLE))
+
+    return 1 + bisect.bisect_left(range(1, _LAST_STEP), threshold, key=length)
 
 
 def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -212,6 +234,8 @@ def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
       A scalar, int32: the smallest t with rho_t >= threshold, found by bisection, for
       rho_t rises with t.
     """
+    if isinstance(b2, numbers.Real) and isinstance(threshold, numbers.Real):
+        return jnp.int32(_first_tractable_step(float(b2), float(threshold)))
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         intractable, tractable = bounds
@@ -222,7 +246,7 @@ def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
             jnp.where(found, middle, tractable),
         )
 
-    bounds = (jnp.int32(0), jnp.int32(2**31 - 1))
+    bounds = (jnp.int32(0), jnp.int32(_LAST_STEP))
     _, first = jax.lax.fori_loop(0, 31, halve, bounds)
     return jnp.asarray(first)
 

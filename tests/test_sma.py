@@ -169,6 +169,15 @@ def test_the_threshold_itself_is_tractable():
     assert not _sma.is_tractable(10, 0.99, np.nextafter(rho, np.float32(np.inf)))
 
 
+@pytest.mark.parametrize("b2", [0.9, 0.999, 0.999999, 1 - 1e-10])
+@pytest.mark.parametrize("step", [6, 10])
+def test_tractable_from_the_step_whose_rho_reaches_the_threshold(step, b2):
+    rho = float(oracles.sma_length(step, b2))
+    assert not _sma.is_tractable(step, b2, rho * (1 + 1e-11))
+    assert _sma.is_tractable(step, b2, rho * (1 - 1e-11))
+    assert not _sma.is_tractable(step - 1, b2, rho * (1 - 1e-11))
+
+
 @pytest.mark.parametrize(("step", "slope"), [(1, -1.0), (2, 0.0), (10, 0.0)])
 def test_gradient_of_the_bias_correction_at_a_decay_of_0(step, slope):
     assert jax.grad(_sma.bias_correction, 1)(step, 0.0) == slope

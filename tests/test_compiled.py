@@ -1,0 +1,54 @@
+"""What XLA makes of a step: nothing is read or written that need not be."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax_radam
+import pytest
+
+LARGE = 10_000  # elements, of leaves whose traffic counts
+
+OPTIMIZERS = {
+    "radam": optax_radam.radam(1e-3),
+    "skip": optax_radam.radam(1e-3, fallback="skip"),
+    "decay": optax_radam.radam(1e-3, weight_decay=0.1),
+    "amsgrad": optax_radam.radam(1e-3, amsgrad=True, nesterov=True),
+    "rectified Adam": optax.chain(
+        optax_radam.rectify(optax.scale_by_adam(), b2=0.999),
+        optax.scale_by_learning_rate(1e-3),
+    ),
+}
+
+
+def _compile(optimizer, params):
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.eval_shape(optimizer.init, params)
+    step = jax.jit(step, donate_argnums=(0, 1))
+    return step.lower(params, state, params).compile()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts CPU's loops")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_loop_for_each_moment_and_one_for_the_parameters(name):
+    leaves = [LARGE, 2 * LARGE, 3 * LARGE]
+    params = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in leaves]
+    compiled = _compile(OPTIMIZERS[name], params)
+
+    assert compiled.memory_analysis().temp_size_in_bytes < LARGE
+    entry = compiled.as_text().split("\nENTRY ")[1]
+    loops = re.findall(r"= f32\[(\d*)0000\]\S* fusion\(", entry)
+    per_leaf = 4 if name == "amsgrad" else 3
+    assert sorted(loops) == sorted(per_leaf * ["1", "2", "3"])
+
+
+def test_leaves_alike_are_traced_once():
+    params = [jax.ShapeDtypeStruct((n % 2 + 3,), jnp.float32) for n in range(20)]
+    optimizer = optax_radam.radam(1e-3)
+    state = jax.eval_shape(optimizer.init, params)
+    lowered = jax.jit(optimizer.update).lower(params, state)
+    assert lowered.as_text().count("stablehlo.sqrt %") == 2 + 1  # and that of r_t
