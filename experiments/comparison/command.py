@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
+from experiments.comparison import allocation
 from experiments.comparison.config import ComparisonConfig, ConfigError, DataError
 from experiments.comparison.interruption import Interrupted
 
@@ -83,6 +84,7 @@ def _run(
     try:
         from experiments.comparison import experiment, processes, records
 
+        allocation.keep_freed_memory()
         processes.initialize(config, tell)
         experiment.check(config)
         command = command or records.command_line(config, base)
