@@ -86,6 +86,10 @@ def _update_leaf(
     if nu_max is not None:
         second = jnp.maximum(nu_max.astype(real_dtype), new_nu)
         kept.append(second.astype(nu_max.dtype))
+    if out_dtype == mu.dtype:
+        # As it is kept, in 16 bits maybe, and so is the update: XLA reads it, where it
+        # would make it anew from a copy of the old one, at twice the time.
+        new_mu = kept[0].astype(dtype)
     momentum = s.of_mu * new_mu
     if s.of_gradient is not None:
         momentum += s.of_gradient * g

@@ -33,15 +33,16 @@ def _compile(optimizer, params):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts CPU's loops")
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_one_loop_for_each_moment_and_one_for_the_parameters(name):
+def test_one_loop_for_each_moment_and_one_for_the_parameters(name, dtype):
     leaves = [LARGE, 2 * LARGE, 3 * LARGE]
-    params = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in leaves]
+    params = [jax.ShapeDtypeStruct((n,), dtype) for n in leaves]
     compiled = _compile(OPTIMIZERS[name], params)
 
     assert compiled.memory_analysis().temp_size_in_bytes < LARGE
     entry = compiled.as_text().split("\nENTRY ")[1]
-    loops = re.findall(r"= f32\[(\d*)0000\]\S* fusion\(", entry)
+    loops = re.findall(r"= \w+\[(\d*)0000\]\S* (?:fusion|copy)\(", entry)
     per_leaf = 4 if name == "amsgrad" else 3
     assert sorted(loops) == sorted(per_leaf * ["1", "2", "3"])
 
