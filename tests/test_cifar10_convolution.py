@@ -27,6 +27,8 @@ TOLERANCE = {"float32": 3e-6, "float64": 4e-15}
 # One chunk, two and a remainder, less than one; the CNN's own channels; tiny images.
 IMAGES = [(16, 8, 8, 5), (33, 4, 4, 5), (1, 4, 4, 5), (5, 32, 32, 3)]
 TINY = [(33, 2, 2, 5), (5, 1, 4, 5)]
+# Also one that becomes tiny, and one whose size is odd, which is left to JAX.
+STRIDED = [(33, 6, 8, 5), (5, 4, 2, 5), (5, 7, 8, 5)]
 
 
 def _inputs(image_shape, dtype="float32", runs=()):
@@ -35,10 +37,10 @@ def _inputs(image_shape, dtype="float32", runs=()):
     return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
 
 
-def _value_and_gradients(convolve):
+def _value_and_gradients(convolve, stride):
     def function(x, kernel):
         def loss(x, kernel):
-            y = convolve(x, kernel, (1, 1), "SAME", **OPTIONS)
+            y = convolve(x, kernel, (stride, stride), "SAME", **OPTIONS)
             return jnp.sum(jnp.sin(y)), y
 
         (_, y), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, kernel)
@@ -47,13 +49,20 @@ def _value_and_gradients(convolve):
     return function
 
 
-ours = _value_and_gradients(convolution.convolve)
-plain = jax.jit(_value_and_gradients(jax.lax.conv_general_dilated))
+STRIDES = (1, 2)
+OURS = {
+    stride: _value_and_gradients(convolution.convolve, stride) for stride in STRIDES
+}
+PLAIN = {
+    stride: jax.jit(_value_and_gradients(jax.lax.conv_general_dilated, stride))
+    for stride in STRIDES
+}
+ours, plain = OURS[1], PLAIN[1]
 
 
-def _plain_of_each(x, kernels):
-    """`plain` of each run, stacked."""
-    runs = [plain(*run) for run in zip(x, kernels, strict=True)]
+def _plain_of_each(x, kernels, stride=1):
+    """`PLAIN` of each run, stacked."""
+    runs = [PLAIN[stride](*run) for run in zip(x, kernels, strict=True)]
     return [jnp.stack(parts) for parts in zip(*runs, strict=True)]
 
 
@@ -76,10 +85,13 @@ def _all_plain(function, *args, platform="cpu"):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("image_shape", IMAGES + TINY)
-def test_value_and_gradients(image_shape, dtype):
+@pytest.mark.parametrize(
+    ("image_shape", "stride"),
+    [*((shape, 1) for shape in IMAGES + TINY), *((shape, 2) for shape in STRIDED)],
+)
+def test_value_and_gradients(image_shape, stride, dtype):
     inputs = _inputs(image_shape, dtype)
-    _assert_close(jax.jit(ours)(*inputs), plain(*inputs))
+    _assert_close(jax.jit(OURS[stride])(*inputs), PLAIN[stride](*inputs))
 
 
 def test_without_jit():
@@ -88,22 +100,25 @@ def test_without_jit():
 
 
 @pytest.mark.parametrize(
-    ("image_shape", "axes"),
+    ("image_shape", "axes", "stride"),
     [
-        ((33, 4, 4, 5), (0, 0)),
-        ((33, 4, 4, 5), (0, None)),
-        ((33, 4, 4, 5), (None, 0)),
-        ((33, 2, 2, 5), (0, 0)),
+        ((33, 4, 4, 5), (0, 0), 1),
+        ((33, 4, 4, 5), (0, None), 1),
+        ((33, 4, 4, 5), (None, 0), 1),
+        ((33, 2, 2, 5), (0, 0), 1),
+        ((17, 6, 6, 5), (0, 0), 2),
+        ((17, 6, 6, 5), (0, None), 2),
+        ((17, 6, 6, 5), (None, 0), 2),
     ],
 )
-def test_vmap(image_shape, axes):
+def test_vmap(image_shape, axes, stride):
     inputs = [
         a if axis == 0 else jnp.stack([a[0]] * 3)
         for a, axis in zip(_inputs(image_shape, runs=(3,)), axes, strict=True)
     ]
     unstacked = [a if axis == 0 else a[0] for a, axis in zip(inputs, axes, strict=True)]
-    actual = jax.jit(jax.vmap(ours, axes))(*unstacked)
-    _assert_close(actual, _plain_of_each(*inputs))
+    actual = jax.jit(jax.vmap(OURS[stride], axes))(*unstacked)
+    _assert_close(actual, _plain_of_each(*inputs, stride))
 
 
 def test_gradients_of_vmap():
@@ -122,13 +137,15 @@ def test_gradients_of_vmap():
     _assert_close(actual, function(jax.lax.conv_general_dilated)(x[0], kernels))
 
 
-def test_map():
-    inputs = _inputs((33, 4, 4, 5), runs=(3,))
-    actual = jax.lax.map(lambda args: ours(*args), inputs)
-    _assert_close(actual, _plain_of_each(*inputs))
+@pytest.mark.parametrize("stride", STRIDES)
+def test_map(stride):
+    inputs = _inputs((17, 6, 6, 5), runs=(3,))
+    actual = jax.lax.map(lambda args: OURS[stride](*args), inputs)
+    _assert_close(actual, _plain_of_each(*inputs, stride))
 
 
-def test_gradients_in_scan():
+@pytest.mark.parametrize("stride", STRIDES)
+def test_gradients_in_scan(stride):
     x, kernel = _inputs((33, 4, 4, 5))
     batches = jnp.stack([x, -x, 2 * x])
 
@@ -136,10 +153,10 @@ def test_gradients_in_scan():
         y, x_gradient, gradient = function(x, kernel)
         return kernel - 1e-3 * gradient, (y, x_gradient)
 
-    actual = jax.lax.scan(functools.partial(step, ours), kernel, batches)
+    actual = jax.lax.scan(functools.partial(step, OURS[stride]), kernel, batches)
     outs = []
     for batch in batches:
-        kernel, out = step(plain, kernel, batch)
+        kernel, out = step(PLAIN[stride], kernel, batch)
         outs.append(out)
     expected = [jnp.stack(parts) for parts in zip(*outs, strict=True)]
     _assert_close([actual[0], *actual[1]], [kernel, *expected])
@@ -162,13 +179,15 @@ def test_gradients_of_scan():
     _assert_close(actual, gradients(jax.lax.conv_general_dilated))
 
 
-def test_all_are_stated_plainly_on_cpu_only():
+@pytest.mark.parametrize("stride", STRIDES)
+def test_all_are_stated_plainly_on_cpu_only(stride):
     """The form that stays fast on CPU wherever it is, and vmapped too."""
-    inputs = _inputs((33, 4, 4, 5))
+    ours, plain = OURS[stride], PLAIN[stride]
+    inputs = _inputs((33, 6, 6, 5))
     assert _all_plain(ours, *inputs)
     assert not _all_plain(plain, *inputs)
     assert not _all_plain(ours, *inputs, platform="cuda")
-    inputs = _inputs((33, 4, 4, 5), runs=(3,))
+    inputs = _inputs((33, 6, 6, 5), runs=(3,))
     assert _all_plain(jax.vmap(ours), *inputs)
     assert not _all_plain(jax.vmap(ours), *inputs, platform="cuda")
 
@@ -195,8 +214,10 @@ def test_flax_passes_what_is_recognised():
     [
         ((1, 1, 4, 6), ((1, 1), "SAME"), {}),
         ((3, 1, 4, 6), ((1, 1), "SAME"), {}),
-        ((3, 3, 4, 6), ((2, 2), "SAME"), {}),
+        ((5, 5, 4, 6), ((2, 2), "SAME"), {}),
+        ((3, 3, 4, 6), ((3, 3), "SAME"), {}),
         ((3, 3, 4, 6), ((1, 2), "SAME"), {}),
+        ((3, 3, 4, 6), ((2, 2), "VALID"), {}),
         ((3, 3, 4, 6), ((1, 1), "SAME_LOWER"), {}),
         ((3, 3, 4, 6), ((1, 1), ((2, 2), (2, 2))), {}),
         ((3, 3, 4, 6), ((1, 1), "SAME"), {"rhs_dilation": (2, 2)}),
@@ -212,7 +233,7 @@ def test_flax_passes_what_is_recognised():
     ],
 )
 def test_any_other_convolution_is_left_to_jax(kernel_shape, arguments, options):
-    inputs = jnp.ones((4, 2, 2, 4)), jnp.ones(kernel_shape)  # tiny: none is a product
+    inputs = jnp.ones((4, 2, 2, 4)), jnp.ones(kernel_shape)  # even
 
     def jaxpr(convolve):
         def function(x, kernel):
