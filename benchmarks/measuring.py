@@ -25,10 +25,6 @@ class Spread(NamedTuple):
     low: float
     high: float
 
-    def scaled(self, factor: float) -> "Spread":
-        """The same in another unit."""
-        return Spread(*(factor * value for value in self))
-
 
 def spread(values: Iterable[float]) -> Spread:
     """Of numbers, one from each round."""

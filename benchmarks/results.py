@@ -48,6 +48,23 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Page:
+    """What is told in words and figures alone, and is the same on any machine.
+
+    Attributes:
+      title: of the section.
+      text: Markdown.
+    """
+
+    title: str
+    text: str
+
+    def markdown(self) -> str:
+        """The section."""
+        return f"## {self.title}\n\n{self.text}\n"
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Rows on one subject.
 
@@ -64,6 +81,32 @@ class Table:
     columns: Mapping[str, Mapping[tuple[str, str], str]] = dataclasses.field(
         default_factory=dict
     )
+
+    def markdown(self) -> str:
+        """The section."""
+        heads = ["", "", "time", "quartiles", "ratio", "quartiles", *self.columns]
+        lines = [
+            f"## {self.title}\n\n{self.note}\n",
+            "| " + " | ".join(heads) + " |",
+            "|---|---|" + "---:|" * (len(heads) - 2),
+        ]
+        case = None
+        for row in self.rows:
+            cells = [
+                "" if row.case == case else row.case,
+                row.way,
+                duration(row.seconds.median),
+                f"{duration(row.seconds.low)} - {duration(row.seconds.high)}",
+                f"{row.ratio.median:.2f}",
+                f"{row.ratio.low:.2f} - {row.ratio.high:.2f}",
+                *(
+                    cells.get((row.case, row.way), "")
+                    for cells in self.columns.values()
+                ),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+            case = row.case
+        return "\n".join(lines) + "\n"
 
 
 def rows(case: str, times: Mapping[str, Sequence[float]], reference: str) -> list[Row]:
@@ -99,47 +142,26 @@ def duration(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
-def markdown(table: Table) -> str:
-    """The table, with its note."""
-    heads = ["", "", "time", "quartiles", "ratio", "quartiles", *table.columns]
-    lines = [
-        f"## {table.title}\n\n{table.note}\n",
-        "| " + " | ".join(heads) + " |",
-        "|---|---|" + "---:|" * (len(heads) - 2),
-    ]
-    case = None
-    for row in table.rows:
-        cells = [
-            "" if row.case == case else row.case,
-            row.way,
-            duration(row.seconds.median),
-            f"{duration(row.seconds.low)} - {duration(row.seconds.high)}",
-            f"{row.ratio.median:.2f}",
-            f"{row.ratio.low:.2f} - {row.ratio.high:.2f}",
-            *(column.get((row.case, row.way), "") for column in table.columns.values()),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-        case = row.case
-    return "\n".join(lines) + "\n"
-
-
-def report(tables: Sequence[Table]) -> str:
-    """Environment and tables, as Markdown."""
+def report(sections: Sequence[Table | Page]) -> str:
+    """Environment and sections, as Markdown."""
     head = ", ".join(f"{name} {value}" for name, value in environment().items())
-    return "\n".join([f"# Benchmarks\n\n{head}\n", *map(markdown, tables)])
+    texts = [section.markdown() for section in sections]
+    return "\n".join([f"# Benchmarks\n\n{head}\n", *texts])
 
 
-def write(directory: pathlib.Path, tables: Sequence[Table]) -> None:
-    """Writes `results.json` and `tables.md`."""
+def write(directory: pathlib.Path, sections: Sequence[Table | Page]) -> None:
+    """Writes `tables.md`, and `results.json` with the rows of the tables."""
     directory.mkdir(parents=True, exist_ok=True)
     content = {
         "environment": environment(),
         "tables": {
-            table.title: [_record(row) for row in table.rows] for table in tables
+            section.title: [_record(row) for row in section.rows]
+            for section in sections
+            if isinstance(section, Table)
         },
     }
     _replace(directory / "results.json", json.dumps(content, indent=1) + "\n")
-    _replace(directory / "tables.md", report(tables))
+    _replace(directory / "tables.md", report(sections))
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -35,4 +35,5 @@ def second_moment_dtype(
     """
     if requested is not None:
         return jnp.dtype(requested)
-    return promote(jnp.zeros([], dtype).real.dtype, jnp.float32)
+    real = jnp.finfo(dtype).dtype  # type: ignore[no-untyped-call]
+    return promote(real, jnp.float32)

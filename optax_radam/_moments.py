@@ -65,7 +65,7 @@ def _sqrt_jvp(
 @jax.jit
 def _update_leaf(
     scalars: _StepScalars,
-    tractable: ArrayLike,
+    tractable: jax.Array,
     gradient: jax.Array,
     mu: jax.Array,
     nu: jax.Array,
@@ -99,9 +99,10 @@ def _update_leaf(
         under_root += s.eps_root
     denominator = _sqrt(under_root) + s.eps
     # It is 0 where eps = 0 and no gradient, or none whose square is not 0, has come.
-    divides = tractable & (denominator != 0)
     # Selected below the division, so that it is finite where it is not meant.
-    update = momentum / jax.lax.select(divides, denominator, jnp.ones_like(denominator))
+    one = jnp.ones_like(denominator)
+    denominator = jax.lax.select(denominator == 0, one, denominator)
+    update = momentum / jax.lax.select(tractable, denominator, one)
     return update.astype(out_dtype), *kept
 
 
@@ -292,7 +293,9 @@ def scale_by_moments(
         )
         # Strongly typed, they need no conversion in each leaf.
         scalars = jax.tree.map(lambda x: jnp.asarray(x, float), scalars)
-        tractable = threshold is None or _sma.is_tractable(step, b2, threshold)
+        tractable = jnp.array(True)
+        if threshold is not None:
+            tractable = _sma.is_tractable(step, b2, threshold)
         moments = [state.mu, state.nu] + ([state.nu_max] if amsgrad else [])
         treedef, rows = _flatten_together(updates, moments)
         results = [

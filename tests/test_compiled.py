@@ -5,8 +5,9 @@ import re
 import jax
 import jax.numpy as jnp
 import optax
-import optax_radam
 import pytest
+
+import optax_radam
 
 LARGE = 10_000  # elements, of leaves whose traffic counts
 
