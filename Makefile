@@ -16,10 +16,13 @@ CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 SMOKE := import jax, optax, optax_radam as o; t = o.radam(0.1); p = jax.numpy.ones(2); \
   t.update(p, t.init(p)); print("wheel works, jax", jax.__version__, "optax", optax.__version__)
 
-.PHONY: demo test soak test-oldest check clean
+.PHONY: demo bench test soak test-oldest check clean
 
 demo: $(VENV)/experiments  ## Digits in three minutes: Adam, RAdam, Adam with a warmup
 	$(BIN)/python -m experiments.cifar10.demo
+
+bench: $(VENV)/experiments  ## Under ten minutes: tables and figures into runs/bench
+	$(BIN)/python -m benchmarks
 
 test: $(VENV)/dev  ## All tests and doctests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

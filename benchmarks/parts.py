@@ -3,9 +3,10 @@
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
+import jax
 import jax.numpy as jnp
 
-from benchmarks import growth, trees, update_step
+from benchmarks import growth, language_model, trees, update_step
 from benchmarks.results import Page, Table
 from benchmarks.training_step import training_steps
 
@@ -47,6 +48,9 @@ def _eager(full: bool, _: pathlib.Path) -> Iterator[Table]:
 
 def _training(full: bool, _: pathlib.Path) -> Iterator[Table]:
     yield training_steps(25 if full else 9)
+    if full:
+        batch, length = (8, 1024) if jax.default_backend() == "gpu" else (1, 256)
+        yield language_model.shares(batch, length, 9)
 
 
 def _growth(full: bool, directory: pathlib.Path) -> Iterator[Table | Page]:
