@@ -94,6 +94,18 @@ def test_value_and_gradients(image_shape, stride, dtype):
     _assert_close(jax.jit(OURS[stride])(*inputs), PLAIN[stride](*inputs))
 
 
+@pytest.mark.parametrize("stride", STRIDES)
+def test_bfloat16(stride):
+    """Against float32: sums over chunks, and what the loss is of, are rounded."""
+    rounded = _inputs((33, 6, 6, 5), "bfloat16")
+    actual = jax.jit(OURS[stride])(*rounded)
+    assert {a.dtype for a in actual} == {jnp.dtype("bfloat16")}
+    expected = PLAIN[stride](*(a.astype(jnp.float32) for a in rounded))
+    for a, b in zip(actual, expected, strict=True):
+        error = np.max(np.abs(a.astype(jnp.float32) - b))
+        assert error < 3e-2 * np.max(np.abs(b))
+
+
 def test_without_jit():
     inputs = _inputs((1, 4, 4, 5))
     _assert_close(ours(*inputs), plain(*inputs))

@@ -8,6 +8,7 @@ from experiments.comparison.config import ComparisonConfig, ConfigError
 
 DatasetName = Literal["digits", "cifar10"]
 ModelName = Literal["cnn", "resnet20"]
+DtypeName = Literal["float32", "bfloat16"]
 PresetName = Literal["blog", "blog-fair", "paper"]
 
 TRAINING_IMAGES: dict[DatasetName, int] = {"digits": 1437, "cifar10": 50_000}
@@ -32,6 +33,8 @@ class Config(ComparisonConfig):
     """The blog's CNN, or ResNet-20 with BatchNorm."""
     augment: bool = False
     """Crop and flip training images at random."""
+    compute_dtype: DtypeName = "float32"
+    """Of the model's layers; parameters, logits and losses are float32 in any case."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be run, naming the flag."""

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from experiments.cifar10.convolution import convolve
 
@@ -32,6 +33,7 @@ class CNN(nnx.Module):
     Args:
       image_shape: (height, width, channels); height and width divisible by 8.
       classes: the number of logits.
+      dtype: all but the logits is computed in it; None: in that of the parameters.
       rngs: the source of initial weights.
 
     Raises:
@@ -39,7 +41,12 @@ class CNN(nnx.Module):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], classes: int, *, rngs: nnx.Rngs
+        self,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        dtype: DTypeLike | None = None,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         height, width, channels = image_shape
         scale = 2 ** len(FILTERS)
@@ -57,6 +64,7 @@ class CNN(nnx.Module):
                         channels,
                         filters,
                         (3, 3),
+                        dtype=dtype,
                         kernel_init=he_uniform,
                         conv_general_dilated=convolve,
                         rngs=rngs,
@@ -66,7 +74,7 @@ class CNN(nnx.Module):
         self.convolutions = nnx.List(convolutions)
         features = (height // scale) * (width // scale) * channels
         self.hidden = nnx.Linear(
-            features, HIDDEN_UNITS, kernel_init=he_uniform, rngs=rngs
+            features, HIDDEN_UNITS, dtype=dtype, kernel_init=he_uniform, rngs=rngs
         )
         glorot_uniform = nnx.initializers.glorot_uniform()
         self.logits = nnx.Linear(
@@ -82,7 +90,7 @@ class CNN(nnx.Module):
           dropout_key: the key of the dropout masks; None for no dropout.
 
         Returns:
-          Logits, (n, classes), floating.
+          Logits, (n, classes), of the parameters' dtype.
         """
 
         def dropout(x: jax.Array, layer: int) -> jax.Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from experiments.cifar10.convolution import convolve
 
@@ -10,21 +11,26 @@ STAGES = (16, 32, 64)  # filters
 BLOCKS_PER_STAGE = 3
 
 
-def _convolution(inputs: int, outputs: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def _convolution(
+    inputs: int, outputs: int, stride: int, dtype: DTypeLike | None, rngs: nnx.Rngs
+) -> nnx.Conv:
     return nnx.Conv(
         inputs,
         outputs,
         (3, 3),
         strides=stride,
         use_bias=False,
+        dtype=dtype,
         kernel_init=nnx.initializers.he_normal(),
         conv_general_dilated=convolve,
         rngs=rngs,
     )
 
 
-def _normalization(filters: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(filters, momentum=0.9, rngs=rngs)
+def _normalization(
+    filters: int, dtype: DTypeLike | None, rngs: nnx.Rngs
+) -> nnx.BatchNorm:
+    return nnx.BatchNorm(filters, momentum=0.9, dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -34,12 +40,19 @@ class Block(nnx.Module):
     new filters with zeros (He et al.'s option A).
     """
 
-    def __init__(self, inputs: int, filters: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        filters: int,
+        dtype: DTypeLike | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.stride = filters // inputs
-        self.first = _convolution(inputs, filters, self.stride, rngs)
-        self.first_norm = _normalization(filters, rngs)
-        self.second = _convolution(filters, filters, 1, rngs)
-        self.second_norm = _normalization(filters, rngs)
+        self.first = _convolution(inputs, filters, self.stride, dtype, rngs)
+        self.first_norm = _normalization(filters, dtype, rngs)
+        self.second = _convolution(filters, filters, 1, dtype, rngs)
+        self.second_norm = _normalization(filters, dtype, rngs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Transforms images, and in training moves the normalizations' averages."""
@@ -59,16 +72,24 @@ class ResNet20(nnx.Module):
     Args:
       channels: of the images; their height and width are at least 4.
       classes: the number of logits.
+      dtype: all but the logits is computed in it; None: in that of the parameters.
       rngs: the source of initial weights.
     """
 
-    def __init__(self, channels: int, classes: int, *, rngs: nnx.Rngs) -> None:
-        self.first = _convolution(channels, STAGES[0], 1, rngs)
-        self.first_norm = _normalization(STAGES[0], rngs)
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        dtype: DTypeLike | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.first = _convolution(channels, STAGES[0], 1, dtype, rngs)
+        self.first_norm = _normalization(STAGES[0], dtype, rngs)
         blocks, inputs = [], STAGES[0]
         for filters in STAGES:
             for _ in range(BLOCKS_PER_STAGE):
-                blocks.append(Block(inputs, filters, rngs=rngs))
+                blocks.append(Block(inputs, filters, dtype, rngs=rngs))
                 inputs = filters
         self.blocks = nnx.List(blocks)
         self.logits = nnx.Linear(

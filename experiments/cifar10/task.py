@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from experiments.cifar10 import augmentation, data
 from experiments.cifar10.config import Config, DatasetName, ModelName
@@ -23,11 +24,22 @@ def load(config: Config) -> Task:
     """
     dataset = data.load(config.dataset, config.data_dir)
     pixel_max = PIXEL_MAX[config.dataset]
-    return make_task(dataset, pixel_max, config.model, augment=config.augment)
+    return make_task(
+        dataset,
+        pixel_max,
+        config.model,
+        augment=config.augment,
+        dtype=config.compute_dtype,
+    )
 
 
 def make_task(
-    dataset: Dataset, pixel_max: int, model: ModelName = "cnn", *, augment: bool = False
+    dataset: Dataset,
+    pixel_max: int,
+    model: ModelName = "cnn",
+    *,
+    augment: bool = False,
+    dtype: DTypeLike | None = None,
 ) -> Task:
     """The model that fits the images.
 
@@ -36,6 +48,7 @@ def make_task(
       pixel_max: the pixel value that is scaled to 1.
       model: which one.
       augment: whether to crop and flip the images that are trained on.
+      dtype: in which the model computes; None: in that of its parameters.
 
     Raises:
       ValueError: if the images' height or width is not divisible by 8, for the CNN.
@@ -44,8 +57,8 @@ def make_task(
 
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         if model == "resnet20":
-            return ResNet20(image_shape[-1], dataset.classes, rngs=rngs)
-        return CNN(image_shape, dataset.classes, rngs=rngs)
+            return ResNet20(image_shape[-1], dataset.classes, dtype, rngs=rngs)
+        return CNN(image_shape, dataset.classes, dtype, rngs=rngs)
 
     def logits(
         network: nnx.Module, images: jax.Array, key: jax.Array | None
