@@ -117,9 +117,11 @@ def test_a_seed_fixes_all_that_is_random_for_every_arm(trainer):
     assert first[1] == second[1]
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 2])  # of three in an epoch
 def test_runs_repeat_exactly_and_are_traced_once_for_all_rates_and_schedules(
-    monkeypatch,
+    monkeypatch, steps_per_call
 ):
+    monkeypatch.setitem(training.STEPS_PER_CALL, "cpu", steps_per_call)
     step = chex.assert_max_traces(training.Trainer._step, n=1)
     monkeypatch.setattr(
         training.Trainer, "_step", lambda self, name, *rest: step(self, name, *rest)
@@ -237,6 +239,31 @@ def test_training_goes_on_from_any_step_as_if_nothing_had_been():
         for expected, actual in zip(reversed(whole), reversed(rest), strict=False):
             assert [m[:-2] for m in actual] == [m[:-2] for m in expected]
         assert len(rest) == 3 - steps // 2
+
+
+def test_steps_of_one_call_are_those_of_one_call_each(monkeypatch):
+    config = dataclasses.replace(CONFIG, batch_size=3)  # 7 steps in an epoch
+    one = training.Trainer(small_task(), config)
+    monkeypatch.setitem(training.STEPS_PER_CALL, "cpu", 5)
+    five = training.Trainer(small_task(), config)
+    runs = [Run(ADAM, 0.05, 0), Run(ADAM, 0.01, 1)]
+
+    def assert_same_metrics(actual, expected):
+        for of_epoch in zip(actual, expected, strict=True):
+            for mine, theirs in zip(*of_epoch, strict=True):
+                numbers = [[n for n in m[:-2] if n is not None] for m in (mine, theirs)]
+                np.testing.assert_allclose(*numbers, rtol=1e-5)
+
+    calls = []
+    whole = [m for _, m in five.train(runs, after_call=lambda _, n: calls.append(n))]
+    assert calls == [5, 12]  # and the ends of the epochs
+    assert_same_metrics(whole, [metrics for _, metrics in one.train(runs)])
+    for steps, calls in ((1, [6, 12]), (8, [13])):
+        told, state = [], state_after(one, runs, steps)
+        rest = five.train(runs, state, lambda _, n, told=told: told.append(n))
+        rest = [metrics for _, metrics in rest]
+        assert_same_metrics(rest, whole[-len(rest) :])
+        assert told == calls
 
 
 def test_held_out_examples_choose_and_the_test_is_read_once(monkeypatch):

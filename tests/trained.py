@@ -17,13 +17,13 @@ def state_after(trainer, runs, steps, state=None):
     """The state of a group after so many updates."""
     reached = []
 
-    def stop(state):
-        if steps_made(state) == steps:
+    def stop(state, step):
+        if step == steps:
             reached.append(state)
             raise _EnoughError
 
     with contextlib.suppress(_EnoughError):
-        for epoch_end, _ in trainer.train(runs, state, after_step=stop):
+        for epoch_end, _ in trainer.train(runs, state, after_call=stop):
             if steps_made(epoch_end) == steps:
                 return epoch_end
     return reached[0]

@@ -1,7 +1,6 @@
 """A comparison from its configuration to its report, with progress in the terminal."""
 
 import contextlib
-import itertools
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -63,7 +62,7 @@ def run_experiment(
       config: what to run; has passed `check`.
       load_task: reads or makes the data.
       command: what repeats it, for the record.
-      tell: is told each step.
+      tell: is told how many steps a run has made.
 
     Raises:
       ConfigError: if it is to be resumed under another configuration.
@@ -222,20 +221,20 @@ class _Session:
     ) -> None:
         group = groups[index]
         show = self._shown(index, groups)
-        steps = itertools.count(1 + (0 if state is None else steps_made(state)))
         with Checkpoints(self._config.out_dir, index) as checkpoints:
 
-            def after_step(state: GroupState, *, save: bool = False) -> None:
-                self._tell(f"step {next(steps)} of {group[0].name}")
+            def after_call(state: GroupState, step: int, *, save: bool = False) -> None:
+                self._tell(f"step {step} of {group[0].name}")
                 self._settle(checkpoints, state, save=save)
 
             for epoch_end, metrics in self._trainer.train(
-                group, state, after_step, show
+                group, state, after_call, show
             ):
                 if writer is not None:
                     for run, of_run in zip(group, metrics, strict=True):
                         writer.append(records.Row(run, of_run))
-                after_step(epoch_end, save=metrics[0].epoch == self._config.epochs)
+                last = metrics[0].epoch == self._config.epochs
+                after_call(epoch_end, metrics[0].step, save=last)
 
     def _settle(
         self, checkpoints: Checkpoints, state: GroupState, *, save: bool
@@ -246,7 +245,7 @@ class _Session:
           Interrupted: if so; the state is saved.
         """
         elapsed = time.monotonic() - self._saved
-        decision = self._agreement.after_step(
+        decision = self._agreement.after_call(
             save=save or elapsed >= self._config.checkpoint_seconds,
             signal_number=self._signal_number() or 0,
             now=save,

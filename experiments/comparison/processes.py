@@ -13,7 +13,7 @@ from experiments.comparison.config import ComparisonConfig, ConfigError
 # Of silence, after which a process is taken for dead; JAX then ends the others.
 _HEARTBEAT_SECONDS = 30
 _AGREE_SECONDS = 0.5
-_AGREE_STEPS_LIMIT = 10_000
+_AGREE_CALLS_LIMIT = 10_000
 
 Arrays = tuple[np.ndarray[Any, Any], ...]
 
@@ -123,30 +123,30 @@ def fetch(tree: Any) -> Any:
 
 
 class Decision(NamedTuple):
-    """What all processes do after a step."""
+    """What all processes do after a call of the compiled steps."""
 
     save: bool
     signal_number: int  # of the signal to stop by, or 0: none
 
 
 class Agreement:
-    """Has all processes save, or stop, after the same step.
+    """Has all processes save, or stop, after the same call of the compiled steps.
 
-    They exchange what they want about twice a second, after a number of steps that
+    They exchange what they want about twice a second, after a number of calls that
     process 0 has told them the last time. A process alone always agrees with itself.
     """
 
     def __init__(self) -> None:
-        self._steps = self._left = 1
+        self._calls = self._left = 1
         self._since = time.monotonic()
 
-    def after_step(self, *, save: bool, signal_number: int, now: bool) -> Decision:
-        """To be called by all processes after each step.
+    def after_call(self, *, save: bool, signal_number: int, now: bool) -> Decision:
+        """To be called by all processes after each call.
 
         Args:
           save: whether this process wants to save; that of process 0 counts.
           signal_number: of the signal that has come here, or 0; any process's counts.
-          now: whether to agree after this step in any case; the same in all.
+          now: whether to agree after this call in any case; the same in all.
         """
         if jax.process_count() == 1:
             return Decision(save, signal_number)
@@ -154,11 +154,11 @@ class Agreement:
         if self._left and not now:
             return Decision(save=False, signal_number=0)
         seconds = max(time.monotonic() - self._since, 1e-3)
-        steps = int((self._steps - self._left) * _AGREE_SECONDS / seconds)
-        steps = min(max(steps, 1), _AGREE_STEPS_LIMIT)
+        calls = int((self._calls - self._left) * _AGREE_SECONDS / seconds)
+        calls = min(max(calls, 1), _AGREE_CALLS_LIMIT)
         told = multihost_utils.process_allgather(
-            np.array([save, signal_number, steps], np.int32)
+            np.array([save, signal_number, calls], np.int32)
         )
-        self._steps = self._left = int(told[0, 2])
+        self._calls = self._left = int(told[0, 2])
         self._since = time.monotonic()
         return Decision(bool(told[0, 0]), int(told[:, 1].max()))

@@ -1,8 +1,9 @@
 """A group of runs of one optimizer, from initial weights to the last epoch's metrics.
 
-The data lies on every device, and a step is one jitted call, compiled before any clock
-runs and once for all rates, schedules and seeds: a learning rate is data, too. There is
-no `lax.scan` over the steps: a step is long enough, and can be stopped in between.
+The data lies on every device, and steps are jitted calls, compiled before any clock
+runs and once for all rates, schedules and seeds: a learning rate is data, too. On a CPU
+a call makes one step, which is long enough, and training can be stopped in between. On
+accelerators it makes many, so that they need not wait for the host between steps.
 """
 
 import functools
@@ -42,6 +43,10 @@ from experiments.comparison.states import (
 )
 from experiments.comparison.task import Examples, Task
 
+# By platform; elsewhere it is the other number. Fewer at the end of an epoch. Not set
+# by a clock, so that all processes make the same calls.
+STEPS_PER_CALL = {"cpu": 1}
+_STEPS_PER_CALL_ELSEWHERE = 128
 _EVALUATION_BATCH = 1000
 _REPORT_SECONDS = 0.5
 
@@ -81,6 +86,9 @@ class Trainer:
         check_batch_size(config.batch_size, self.examples, config)
         self.steps_per_epoch = -(-self.examples // config.batch_size)
         self.run_steps = config.epochs * self.steps_per_epoch
+        self._steps_per_call = STEPS_PER_CALL.get(
+            jax.default_backend(), _STEPS_PER_CALL_ELSEWHERE
+        )
         self._labels_per_example = math.prod(train.labels.shape[1:])
         self._train, self._test = self.devices.put((train, test))
         self._held_out = self.devices.put(held_out) if config.validation else None
@@ -111,7 +119,7 @@ class Trainer:
         self,
         runs: Sequence[Run],
         state: GroupState | None = None,
-        after_step: Callable[[GroupState], None] = lambda _: None,
+        after_call: Callable[[GroupState, int], None] = lambda *_: None,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> Iterator[tuple[GroupState, list[EpochMetrics]]]:
         """Trains a group.
@@ -119,8 +127,9 @@ class Trainer:
         Args:
           runs: all of one optimizer.
           state: where to go on; it is donated. None: from the beginning.
-          after_step: gets the state after each step but an epoch's last; it may read
-            it, and end the training by an exception.
+          after_call: gets the state, and how many updates each run has got, after each
+            call of the compiled steps but an epoch's last; it may read the state, and
+            end the training by an exception.
           on_progress: is called about twice a second, and at the end of each epoch.
 
         Yields:
@@ -132,7 +141,7 @@ class Trainer:
         roots = self._group_roots(runs)
         rates = np.stack([self._rates(run) for run in runs])
         rates = rates.reshape(len(runs), -1, self.steps_per_epoch)
-        step = self.compiled_step(runs[0].arm.optimizer, train)
+        steps = self.compiled_step(runs[0].arm.optimizer, train)
         first_epoch, position = divmod(steps_made(state), self.steps_per_epoch)
         for epoch in range(first_epoch, self._config.epochs):
             orders = self._orders(np.int32(epoch), roots)
@@ -140,21 +149,25 @@ class Trainer:
             jax.block_until_ready((orders, epoch_rates))
             first_position, start = position, time.perf_counter()
             reported = start
-            for position in range(first_position, self.steps_per_epoch):
-                train = step(self._train, train, orders, roots, epoch_rates)
-                last = position + 1 == self.steps_per_epoch
+            while position < self.steps_per_epoch:
+                count = min(self._steps_per_call, self.steps_per_epoch - position)
+                common = (self._train, np.int32(count))
+                train = steps(common, train, orders, roots, epoch_rates)
+                position += count
+                last = position == self.steps_per_epoch
                 now = time.perf_counter()
                 if last or now - reported > _REPORT_SECONDS:
                     reported = now
-                    done = (position + 1) * self._config.batch_size
+                    done = position * self._config.batch_size
                     done = min(done, self.examples)
-                    # Of the runs that are here; reading it waits for the step.
+                    # Of the runs that are here; reading it waits for the call.
                     loss = float(np.mean(processes.local(train.loss_sum))) / done
                     trained = done - first_position * self._config.batch_size
                     speed = len(runs) * trained / (time.perf_counter() - start)
                     on_progress(Progress(epoch + 1, done, speed, loss))
                 if not last:
-                    after_step(GroupState(train, best))
+                    step = epoch * self.steps_per_epoch + position
+                    after_call(GroupState(train, best), step)
             jax.block_until_ready(train)
             seconds = time.perf_counter() - start
             trained = self.examples - first_position * self._config.batch_size
@@ -194,17 +207,17 @@ class Trainer:
           state: of so many runs, where they lie.
 
         Returns:
-          A function of examples, state, orders, roots and rates, which donates the
-          state and returns the next.
+          A function of examples and a number of steps, state, orders, roots and rates,
+          which donates the state and returns that after so many steps.
         """
         runs = len(state.step)
         if (name, runs) not in self._compiled_steps:
-            step = self.devices.over_runs(functools.partial(self._step, name))
+            steps = self.devices.over_runs(functools.partial(self._steps, name))
             roots = self._roots(None, np.zeros(runs, np.uint32))
             self._compiled_steps[name, runs] = (
-                jax.jit(step, donate_argnums=1)
+                jax.jit(steps, donate_argnums=1)
                 .lower(
-                    self._train,
+                    (self._train, np.int32(0)),
                     state,
                     self._orders(np.int32(0), roots),
                     roots,
@@ -332,6 +345,26 @@ class Trainer:
         model = nnx.merge(self._graphdef, *weights)
         logits = self._task.logits(model, inputs, key)
         return logits, nnx.state(model, nnx.Param, ...)[1]
+
+    def _steps(
+        self,
+        name: OptimizerName,
+        common: tuple[Examples, jax.Array],
+        state: TrainState,
+        order: jax.Array,
+        root: jax.Array,
+        rates: jax.Array,
+    ) -> TrainState:
+        """So many updates of one run, within an epoch."""
+        examples, count = common
+
+        def step(_: Any, state: TrainState) -> TrainState:
+            return self._step(name, examples, state, order, root, rates)
+
+        if self._steps_per_call == 1:
+            return step(0, state)
+        last: TrainState = jax.lax.fori_loop(0, count, step, state)
+        return last
 
     def _step(
         self,
