@@ -99,6 +99,18 @@ def test_devices_that_share_batches_see_the_same_images_and_masks():
     assert len({round(loss, 4) for loss in curves[0]}) == 3  # others each epoch
 
 
+@pytest.mark.parametrize(("devices", "population"), [(8, 1), (2, 2)], ids=str)
+def test_steps_of_one_call_are_those_of_one_call_each(monkeypatch, devices, population):
+    runs = RUNS[:population]
+    expected = state_after(_trainer(population=population), runs, 2)
+    monkeypatch.setitem(training.STEPS_PER_CALL, "cpu", 2)
+    config = dataclasses.replace(CONFIG, mesh=f"data={devices}", population=population)
+    state, _ = next(training.Trainer(small_task(), config).train(runs))
+    for index in range(population):
+        alone = jax.tree.map(lambda leaf, i=index: leaf[i : i + 1], expected)
+        assert difference(state, alone, index) < 1e-5
+
+
 def _step_collectives(trainer, runs):
     state = trainer.initial_state(runs)
     compiled = trainer.compiled_step(runs[0].arm.optimizer, state.train)
