@@ -3,6 +3,7 @@
 Liu et al. 2020, Algorithm 2, but for r_t and the learning rate: later stages' work.
 """
 
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -62,8 +63,9 @@ def _sqrt_jvp(
 
 # At module level, so that leaves alike in shape and dtype are traced once, and an
 # update outside of `jit` runs compiled.
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def _update_leaf(
+    has_eps: bool,
     scalars: _StepScalars,
     tractable: jax.Array,
     gradient: jax.Array,
@@ -71,7 +73,10 @@ def _update_leaf(
     nu: jax.Array,
     nu_max: jax.Array | None = None,
 ) -> tuple[jax.Array, ...]:
-    """One leaf's update, mu, nu and, if it has one, nu_max."""
+    """One leaf's update, mu, nu and, if it has one, nu_max.
+
+    With `has_eps`, eps is known not to be 0.
+    """
     out_dtype = _dtypes.promote(gradient.dtype, mu.dtype)
     real_dtype = _dtypes.promote(_dtypes.second_moment_dtype(out_dtype), nu.dtype)
     dtype = _dtypes.promote(out_dtype, real_dtype)
@@ -98,10 +103,11 @@ def _update_leaf(
     if s.eps_root is not None:
         under_root += s.eps_root
     denominator = _sqrt(under_root) + s.eps
-    # It is 0 where eps = 0 and no gradient, or none whose square is not 0, has come.
-    # Selected below the division, so that it is finite where it is not meant.
     one = jnp.ones_like(denominator)
-    denominator = jax.lax.select(denominator == 0, one, denominator)
+    if not has_eps:
+        # It is 0 where no gradient, or none whose square is not 0, has come.
+        denominator = jax.lax.select(denominator == 0, one, denominator)
+    # Selected below the division, so that it is finite where it is not meant.
     update = momentum / jax.lax.select(tractable, denominator, one)
     return update.astype(out_dtype), *kept
 
@@ -109,6 +115,11 @@ def _update_leaf(
 def _is_zero(x: ArrayLike) -> bool:
     """Whether it is the number 0, and not an array that may change."""
     return isinstance(x, numbers.Real) and x == 0
+
+
+def _is_nonzero(x: ArrayLike) -> bool:
+    """Whether it is a number that is not 0, in float32 either."""
+    return isinstance(x, numbers.Real) and abs(float(x)) >= _sma.SMALLEST
 
 
 def _momentum_coefficients(
@@ -299,7 +310,9 @@ def scale_by_moments(
         moments = [state.mu, state.nu] + ([state.nu_max] if amsgrad else [])
         treedef, rows = _flatten_together(updates, moments)
         results = [
-            (None, *kept) if g is None else _update_leaf(scalars, tractable, g, *kept)
+            (None, *kept)
+            if g is None
+            else _update_leaf(_is_nonzero(eps), scalars, tractable, g, *kept)
             for g, *kept in rows
         ]
         new_updates, *moments = (

@@ -1,5 +1,7 @@
 """The stage that rectifies: a factor that depends on the step and b2 alone."""
 
+import functools
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -39,12 +41,16 @@ def _silencing_product_jvp(
     return _silencing_product(x, factor), tangent
 
 
-@jax.jit
-def _scale_leaf(update: jax.Array, factor: jax.Array) -> jax.Array:
-    """The product in float32 or wider, in the update's dtype."""
+@functools.partial(jax.jit, static_argnums=0)
+def _scale_leaf(never_zero: bool, update: jax.Array, factor: jax.Array) -> jax.Array:
+    """The product in float32 or wider, in the update's dtype.
+
+    With `never_zero`, the factor is known not to be 0.
+    """
     wide = update.astype(_dtypes.promote(update.dtype, jnp.float32))
     factor = factor.astype(wide.real.dtype)
-    return _silencing_product(wide, factor).astype(update.dtype)
+    product = factor * wide if never_zero else _silencing_product(wide, factor)
+    return product.astype(update.dtype)
 
 
 def scale_by_rectification(
@@ -97,6 +103,11 @@ def scale_by_rectification(
         b2, threshold, before=before, shifted=shifted
     )
 
+    # r_t is 0 only where rho_t <= 4.
+    never_zero = isinstance(threshold, numbers.Real) and threshold > 4
+    if not shifted:
+        never_zero &= isinstance(before, numbers.Real) and before != 0
+
     def init_fn(params: optax.Params) -> ScaleByRectificationState:
         _arguments.check_inexact_leaves("params", params)
         return ScaleByRectificationState(
@@ -112,7 +123,7 @@ def scale_by_rectification(
         del params
         _arguments.check_inexact_leaves("updates", updates)
         factor = schedule(state.rectification_count)
-        updates = jax.tree.map(lambda u: _scale_leaf(u, factor), updates)
+        updates = jax.tree.map(lambda u: _scale_leaf(never_zero, u, factor), updates)
         return updates, ScaleByRectificationState(
             rectification_count=optax.safe_increment(state.rectification_count),
             rectification=factor,

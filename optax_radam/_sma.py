@@ -39,7 +39,7 @@ _BERNOULLI_COEFFICIENTS = (
     1 / 74724249600,
     -3617 / 10670622842880000,
 )
-_SMALLEST = 2.0**-126  # float32's smallest normal number
+SMALLEST = 2.0**-126  # float32's smallest normal number
 _LAST_STEP = 2**31 - 1  # where Optax's counts stop
 _NEGLIGIBLE = 80.0  # x beyond which 2 t / (e^x - 1) is lost beside rho, and overflows
 
@@ -60,11 +60,11 @@ def _negative_log(decay: ArrayLike) -> ArrayLike:
     gradient is not 0 * inf.
     """
     if isinstance(decay, numbers.Real):
-        return -math.log(max(float(decay), _SMALLEST))
+        return -math.log(max(float(decay), SMALLEST))
     decay = jnp.asarray(decay, float)
     near_one = decay > 0.5  # where 1 - decay is exact
     log_near_one = jnp.log1p(jnp.where(near_one, decay - 1, 0))
-    log_elsewhere = jnp.log(jnp.maximum(decay, _SMALLEST))
+    log_elsewhere = jnp.log(jnp.maximum(decay, SMALLEST))
     return -jnp.where(near_one, log_near_one, log_elsewhere)
 
 
