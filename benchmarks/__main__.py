@@ -13,6 +13,8 @@ from typing import Literal, get_args
 
 import tyro
 
+from experiments.comparison import allocation
+
 Part = Literal["update", "first-step", "eager", "training", "growth"]
 
 
@@ -36,6 +38,7 @@ def main(settings: Benchmarks) -> None:
     # Before JAX starts: peers need room on a GPU, and each core is to be a device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    allocation.keep_freed_memory()  # as the experiment does; peers have it, too
     import jax
 
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

@@ -18,7 +18,7 @@ from benchmarks.measuring import Way, seconds
 from experiments.cifar10.config import Config
 from experiments.cifar10.model import DROPOUT_RATE, FILTERS, HIDDEN_UNITS
 from experiments.cifar10.task import make_task
-from experiments.comparison import allocation, population
+from experiments.comparison import population
 from experiments.comparison.task import Dataset
 from experiments.comparison.training import Trainer
 
@@ -76,7 +76,6 @@ def ours(
         for _, metrics in trainer.train(config.runs()):
             yield 1 / metrics[0].examples_per_second
 
-    allocation.keep_freed_memory()  # as the experiment does; peers have it, too
     population.SEQUENTIAL_PLATFORMS = platforms
     speeds = epochs()
     next(speeds)  # compiles

@@ -61,9 +61,9 @@ def _growth(full: bool, directory: pathlib.Path) -> Iterator[Table | Page]:
     yield growth.with_parameters(sizes, rounds, directory)
     leaves = [1, 10, 100, 1000] if full else [1, 10, 100]
     yield growth.with_leaves(leaves, rounds, directory)
-    rounds = 7 if full else 3
-    yield growth.with_runs([2, 4, 8] if full else [4], rounds, directory)
-    batches = [8, 32, 64, 128, 256, 512] if full else [16, 64, 256]
+    rounds = 5 if full else 3
+    yield growth.with_runs([2, 4] if full else [4], rounds, directory)
+    batches = [8, 32, 64, 128, 256] if full else [16, 64, 256]
     yield growth.with_batch_size(batches, rounds, directory)
     yield growth.state_memory(directory)
 
