@@ -1,7 +1,8 @@
 """How the cost grows: with parameters, leaves, runs, batch size and dtypes."""
 
+import contextlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -94,7 +95,7 @@ def with_runs(counts: Sequence[int], rounds: int, directory: pathlib.Path) -> Ta
         "side by side": [alone, *others[1::2]],
     }
     path = directory / "runs.png"
-    _plot(curves, [1, *counts], "runs trained together", "s per image", path)
+    _plot_speeds(curves, [1, *counts], "runs trained together", path)
     note = "The CNN's training. Ratios are to one run alone."
     return Table("Time for an image against runs", note, found)
 
@@ -108,7 +109,7 @@ def with_batch_size(
     found = rows("one image of one run", interleave(ways, rounds), reference)
     curves = {"one run": [row.seconds for row in found]}
     path = directory / "batch_size.png"
-    _plot(curves, sizes, "batch size", "s per image", path)
+    _plot_speeds(curves, sizes, "batch size", path)
     note = f"The CNN's training. Ratios are to {reference}."
     return Table("Time for an image against batch size", note, found)
 
@@ -127,7 +128,7 @@ def state_memory(directory: pathlib.Path) -> Page:
     axes.barh(names, of_params, label="parameters")
     axes.barh(names, [found[n][1] for n in names], left=of_params, label="state")
     axes.set_xlabel("bytes for each parameter")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(directory / "memory.png", dpi=120)
     plt.close(figure)
     lines = ["| | parameters | state | state / parameters |", "|---|---:|---:|---:|"]
@@ -138,29 +139,48 @@ def state_memory(directory: pathlib.Path) -> Page:
 
 
 def _draw(table: Table, xs: Sequence[int], label: str, path: pathlib.Path) -> None:
-    """A curve for each way of a table that has all ways in each case."""
+    """Times of each way of a table that has all ways in each case, logarithmic."""
     curves: dict[str, list[Spread]] = {}
     for row in table.rows:
         curves.setdefault(row.way, []).append(row.seconds)
-    _plot(curves, xs, label, "s per step", path)
+    with _figure(curves, xs, label, path) as axes:
+        axes.set(xscale="log", yscale="log", ylabel="s per step")
 
 
-def _plot(
+def _plot_speeds(
     curves: Mapping[str, Sequence[Spread]],
     xs: Sequence[int],
-    xlabel: str,
-    ylabel: str,
+    label: str,
     path: pathlib.Path,
 ) -> None:
-    """Medians as lines, quartiles as bands, on logarithmic axes."""
+    """Images per second, from 0."""
+    speeds = {
+        name: [Spread(*(1 / seconds for seconds in spread)) for spread in spreads]
+        for name, spreads in curves.items()
+    }
+    with _figure(speeds, xs, label, path) as axes:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(xs, [str(x) for x in xs])
+        axes.set(ylabel="images/s of all runs", ylim=(0, None))
+
+
+@contextlib.contextmanager
+def _figure(
+    curves: Mapping[str, Sequence[Spread]],
+    xs: Sequence[int],
+    label: str,
+    path: pathlib.Path,
+) -> Iterator[Any]:
+    """The axes, with medians as lines and quartiles as bands; saved at the end."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for name, spreads in curves.items():
         style = "--" if name == _FLOOR else "o-"
         axes.plot(xs, [s.median for s in spreads], style, label=name, markersize=4)
         lows, highs = [s.low for s in spreads], [s.high for s in spreads]
         axes.fill_between(xs, lows, highs, alpha=0.2)
-    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    axes.set_xlabel(label)
     axes.grid(alpha=0.3)
     axes.legend()
+    yield axes
     figure.savefig(path, dpi=120)
     plt.close(figure)

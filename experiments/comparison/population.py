@@ -1,11 +1,11 @@
 """Several runs in one compiled program.
 
 The CNN on 32x32 images, batch 64, jax 0.10.2 on two cores, images/s in all (`python -m
-benchmarks.population` measures the like on any machine):
+benchmarks --only growth` measures the like on any machine):
 
-| one run alone | 313 |
-| four, one step of each in turn, by `jax.lax.map` | 351 |
-| four, side by side, by `jax.vmap` | 271 |
+| one run alone | 403 |
+| four, one step of each in turn, by `jax.lax.map` | 296 |
+| four, side by side, by `jax.vmap` | 280 |
 
 GPUs have not been measured.
 """
