@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from benchmarks.measuring import Spread
+from experiments.comparison import files
 
 BASELINE = pathlib.Path(__file__).with_name("baseline.json")
 _NOISE = 0.15
@@ -129,9 +130,8 @@ def main(comparison: Comparison) -> None:
     """Prints the report, or replaces the baseline."""
     now = read(comparison.results)
     if comparison.accept:
-        partial = BASELINE.with_name(BASELINE.name + ".partial")
-        partial.write_text(json.dumps(without_times(now), indent=1) + "\n")
-        partial.replace(BASELINE)
+        text = json.dumps(without_times(now), indent=1) + "\n"
+        files.write_whole(BASELINE, lambda file: file.write(text.encode()))
         print(f"the ratios of {comparison.results} are the baseline now")
     else:
         print(report(read(BASELINE), now))

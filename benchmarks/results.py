@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from benchmarks.measuring import Spread, ratio, spread
+from experiments.comparison import files
 
 _PACKAGES = (
     "optax_radam",
@@ -160,18 +161,13 @@ def write(directory: pathlib.Path, sections: Sequence[Table | Page]) -> None:
             if isinstance(section, Table)
         },
     }
-    _replace(directory / "results.json", json.dumps(content, indent=1) + "\n")
-    _replace(directory / "tables.md", report(sections))
+    text = json.dumps(content, indent=1) + "\n"
+    files.write_whole(directory / "results.json", lambda f: f.write(text.encode()))
+    page = report(sections)
+    files.write_whole(directory / "tables.md", lambda f: f.write(page.encode()))
 
 
 def _record(row: Row) -> dict[str, Any]:
     record = dataclasses.asdict(row)
     record["seconds"], record["ratio"] = row.seconds._asdict(), row.ratio._asdict()
     return record
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    """So that no reader sees a half-written file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)

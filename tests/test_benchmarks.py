@@ -83,7 +83,7 @@ def test_tables_of_a_small_tree(tmp_path):
     assert "| optax_radam, float32 | 4 | 8 | 2 |" in text
     assert "| optax_radam, bfloat16 | 2 | 6 | 3 |" in text
     assert (tmp_path / "memory.png").stat().st_size > 1000
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_curves_against_parameters(tmp_path):
