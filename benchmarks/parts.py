@@ -47,7 +47,7 @@ def _eager(full: bool, _: pathlib.Path) -> Iterator[Table]:
 
 
 def _training(full: bool, _: pathlib.Path) -> Iterator[Table]:
-    yield training_steps(25 if full else 9)
+    yield training_steps(25 if full else 7)
     if full:
         batch, length = (8, 1024) if jax.default_backend() == "gpu" else (1, 256)
         yield language_model.shares(batch, length, 9)
