@@ -35,14 +35,13 @@ def _first_step(full: bool, _: pathlib.Path) -> Iterator[Table]:
         "GPT-2, 148 leaves": trees.gpt2(),
         "2,000 leaves": _SMALL,
     }
-    yield update_step.first_steps(cases, 7 if full else 3)
+    yield update_step.first_steps(cases, 7 if full else 2)
 
 
 def _eager(full: bool, _: pathlib.Path) -> Iterator[Table]:
-    cases = {
-        "ResNet-50: 161 leaves, 26M": trees.resnet50(),
-        "2,000 leaves, 0.5M": _SMALL,
-    }
+    cases = {"ResNet-50: 161 leaves, 26M": trees.resnet50()}
+    if full:
+        cases["2,000 leaves, 0.5M"] = _SMALL
     yield update_step.eager(cases, 15 if full else 5)
 
 
@@ -63,7 +62,7 @@ def _growth(full: bool, directory: pathlib.Path) -> Iterator[Table | Page]:
     yield growth.with_leaves(leaves, rounds, directory)
     rounds = 5 if full else 3
     yield growth.with_runs([2, 4] if full else [4], rounds, directory)
-    batches = [8, 32, 64, 128, 256] if full else [16, 64, 256]
+    batches = [8, 32, 64, 128, 256] if full else [16, 64]
     yield growth.with_batch_size(batches, rounds, directory)
     yield growth.state_memory(directory)
 
