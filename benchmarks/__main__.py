@@ -35,6 +35,8 @@ class Benchmarks:
 
 def main(settings: Benchmarks) -> None:
     """Measures, and tells the progress on stderr."""
+    if settings.out.exists() and not settings.out.is_dir():
+        sys.exit(f"error: --out must be a directory, got the file {settings.out}.")
     # Before JAX starts: peers need room on a GPU, and each core is to be a device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

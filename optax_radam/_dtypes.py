@@ -1,10 +1,13 @@
 """Which dtype each number of an update is kept and computed in."""
 
 import functools
+import numbers
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
+
+SMALLEST = 2.0**-126  # float32's smallest normal number
 
 
 def promote(*dtypes: DTypeLike) -> DTypeLike:
@@ -37,3 +40,8 @@ def second_moment_dtype(
         return jnp.dtype(requested)
     real = jnp.finfo(dtype).dtype  # type: ignore[no-untyped-call]
     return promote(real, jnp.float32)
+
+
+def is_nonzero(x: ArrayLike) -> bool:
+    """Whether it is a number and no array, and not 0 in float32 either."""
+    return isinstance(x, numbers.Real) and abs(float(x)) >= SMALLEST

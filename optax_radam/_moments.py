@@ -117,11 +117,6 @@ def _is_zero(x: ArrayLike) -> bool:
     return isinstance(x, numbers.Real) and x == 0
 
 
-def _is_nonzero(x: ArrayLike) -> bool:
-    """Whether it is a number that is not 0, in float32 either."""
-    return isinstance(x, numbers.Real) and abs(float(x)) >= _sma.SMALLEST
-
-
 def _momentum_coefficients(
     step: jax.Array, b1: ArrayLike, nesterov: bool
 ) -> tuple[ArrayLike, ArrayLike | None]:
@@ -312,7 +307,7 @@ def scale_by_moments(
         results = [
             (None, *kept)
             if g is None
-            else _update_leaf(_is_nonzero(eps), scalars, tractable, g, *kept)
+            else _update_leaf(_dtypes.is_nonzero(eps), scalars, tractable, g, *kept)
             for g, *kept in rows
         ]
         new_updates, *moments = (

@@ -103,10 +103,10 @@ def scale_by_rectification(
         b2, threshold, before=before, shifted=shifted
     )
 
-    # r_t is 0 only where rho_t <= 4.
-    never_zero = isinstance(threshold, numbers.Real) and threshold > 4
+    # r_t is 0 where rho_t <= 4, and float32 may round it to 4 from little above.
+    never_zero = isinstance(threshold, numbers.Real) and threshold > 4.01
     if not shifted:
-        never_zero &= isinstance(before, numbers.Real) and before != 0
+        never_zero &= _dtypes.is_nonzero(before)
 
     def init_fn(params: optax.Params) -> ScaleByRectificationState:
         _arguments.check_inexact_leaves("params", params)

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from optax_radam import _arguments
+from optax_radam import _arguments, _dtypes
 
 # B_2k / (2k)! for k = 1 to 8: S(x) to 9e-15 for 0 <= x <= 1.
 _BERNOULLI_COEFFICIENTS = (
@@ -39,7 +39,6 @@ _BERNOULLI_COEFFICIENTS = (
     1 / 74724249600,
     -3617 / 10670622842880000,
 )
-SMALLEST = 2.0**-126  # float32's smallest normal number
 _LAST_STEP = 2**31 - 1  # where Optax's counts stop
 _NEGLIGIBLE = 80.0  # x beyond which 2 t / (e^x - 1) is lost beside rho, and overflows
 
@@ -60,11 +59,11 @@ def _negative_log(decay: ArrayLike) -> ArrayLike:
     gradient is not 0 * inf.
     """
     if isinstance(decay, numbers.Real):
-        return -math.log(max(float(decay), SMALLEST))
+        return -math.log(max(float(decay), _dtypes.SMALLEST))
     decay = jnp.asarray(decay, float)
     near_one = decay > 0.5  # where 1 - decay is exact
     log_near_one = jnp.log1p(jnp.where(near_one, decay - 1, 0))
-    log_elsewhere = jnp.log(jnp.maximum(decay, SMALLEST))
+    log_elsewhere = jnp.log(jnp.maximum(decay, _dtypes.SMALLEST))
     return -jnp.where(near_one, log_near_one, log_elsewhere)
 
 

@@ -1,5 +1,6 @@
 """Small images for the tests of the experiments, and their task."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -7,6 +8,16 @@ from flax import nnx
 from experiments.cifar10.convolution import convolve
 from experiments.cifar10.task import make_task
 from experiments.comparison.task import Dataset, Task
+
+# As Flax passes them to a convolution of images.
+CONVOLUTION_OPTIONS = {
+    "lhs_dilation": (1, 1),
+    "rhs_dilation": (1, 1),
+    "dimension_numbers": jax.lax.conv_dimension_numbers(
+        (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
+    ),
+    "feature_group_count": 1,
+}
 
 
 def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):

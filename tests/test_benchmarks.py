@@ -5,9 +5,18 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import growth, measuring, regressions, results, trees, update_step
+from benchmarks import (
+    growth,
+    language_model,
+    measuring,
+    regressions,
+    results,
+    trees,
+    update_step,
+)
 from benchmarks.measuring import Spread
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -139,6 +148,33 @@ def test_the_command_ends_with_a_clear_error(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: no results at ")
+
+
+def test_out_that_is_a_file(tmp_path):
+    path = tmp_path / "file"
+    path.touch()
+    command = [sys.executable, "-m", "benchmarks", "--out", path]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: --out must be a directory")
+
+
+def test_language_model_sees_no_later_token():
+    random = np.random.default_rng(0)
+    width, vocabulary = 24, 11
+    small = {768: width, 50257: vocabulary}
+    shapes = [
+        tuple(small.get(n, n * width // 768 if n % 768 == 0 else n) for n in shape)
+        for shape in trees.gpt2()
+    ]
+    params = [jnp.asarray(0.1 * random.normal(size=shape)) for shape in shapes]
+    tokens = jnp.array([[1, 2, 3, 4]])
+    before = language_model.logits(params, tokens)
+    after = language_model.logits(params, tokens.at[0, 2].set(5))
+    assert before.shape == (1, 4, vocabulary)
+    moved = jnp.abs(after - before).max(axis=(0, 2))
+    assert (moved[:2] == 0).all()
+    assert (moved[2:] > 1e-4).all()
 
 
 def test_spreads_are_medians_and_quartiles():

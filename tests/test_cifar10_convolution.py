@@ -8,20 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from made_up import CONVOLUTION_OPTIONS
 
 from experiments.cifar10 import convolution
 
-# As Flax passes them.
-OPTIONS = {
-    "lhs_dilation": (1, 1),
-    "rhs_dilation": (1, 1),
-    "dimension_numbers": jax.lax.conv_dimension_numbers(
-        (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
-    ),
-    "feature_group_count": 1,
-    "precision": None,
-    "out_sharding": None,
-}
+# Flax passes these two as well.
+OPTIONS = CONVOLUTION_OPTIONS | {"precision": None, "out_sharding": None}
 # Relative to the largest value, as the same terms are summed in another order.
 TOLERANCE = {"float32": 3e-6, "float64": 4e-15}
 # One chunk, two and a remainder, less than one; the CNN's own channels; tiny images.

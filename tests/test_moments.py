@@ -45,8 +45,9 @@ def test_without_threshold_it_is_adam(b2):
     np.testing.assert_allclose(actual, expected, rtol=3e-5)
 
 
-def test_zero_gradients_without_eps_give_zeros():
-    updates = _updates(optax_radam.scale_by_moments(eps=0.0), jnp.zeros((10, 3)))
+@pytest.mark.parametrize("eps", [0.0, 1e-50])
+def test_zero_gradients_without_eps_give_zeros(eps):
+    updates = _updates(optax_radam.scale_by_moments(eps=eps), jnp.zeros((10, 3)))
     np.testing.assert_array_equal(updates, 0)
 
 

@@ -34,10 +34,22 @@ def test_shifted_factor_of_each_step():
         np.testing.assert_allclose(updates, [3 * factor, -6 * factor], rtol=5e-7)
 
 
+@pytest.mark.parametrize("before", [0.0, -0.0, 1e-50, jnp.float32(0)])
 @pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
-def test_silence_is_zero_even_of_infinite_updates(bad):
-    transform = optax_radam.scale_by_rectification(B2)
+def test_silence_is_zero_even_of_infinite_updates(bad, before):
+    transform = optax_radam.scale_by_rectification(B2, before=before)
     updates, _ = transform.update(jnp.full(2, bad), transform.init(jnp.zeros(2)))
+    np.testing.assert_array_equal(updates, 0)
+
+
+def test_infinite_updates_where_float32_rounds_rho_to_4():
+    # The limit of rho_t is 4 + 1.2e-8 there.
+    b2 = 0.6 + 1e-9
+    threshold = 4 + 1e-9
+    transform = optax_radam.scale_by_rectification(b2, threshold, before=1.0)
+    state = transform.init(jnp.zeros(1))._replace(rectification_count=jnp.int32(10_000))
+    updates, state = transform.update(jnp.array([jnp.inf]), state)
+    assert state.rectification == 0
     np.testing.assert_array_equal(updates, 0)
 
 

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from made_up import CONVOLUTION_OPTIONS
 
 from experiments.cifar10.convolution import convolve
 
 MESH = jax.make_mesh((2, 4), ("runs", "images"), axis_types=(AxisType.Auto,) * 2)
-OPTIONS = {
-    "lhs_dilation": (1, 1),
-    "rhs_dilation": (1, 1),
-    "dimension_numbers": jax.lax.conv_dimension_numbers(
-        (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
-    ),
-    "feature_group_count": 1,
-}
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -35,7 +28,9 @@ def test_gradients_are_those_of_one_device(images, kernels, stride):
         def function(x, kernel):
             def loss(x, kernel):
                 def one(x, kernel):
-                    return convolve(x, kernel, (stride, stride), "SAME", **OPTIONS)
+                    return convolve(
+                        x, kernel, (stride, stride), "SAME", **CONVOLUTION_OPTIONS
+                    )
 
                 return reduce(jnp.sum(jnp.sin(jax.vmap(one)(x, kernel))))
 
