@@ -4,9 +4,10 @@ compiled = jax.jit(f).lower(*arguments).compile()
 collectives.of(compiled.as_text())
 """
 
-import math
 import re
 from typing import NamedTuple
+
+from benchmarks import hlo
 
 OPERATIONS = (
     "all-gather",
@@ -30,48 +31,43 @@ class Collective(NamedTuple):
     num_bytes: int
 
 
-# `%name = shape operation(%operand, ...)`, perhaps with ROOT before it.
-_INSTRUCTION = re.compile(
-    r"^\s*(?:ROOT )?(?P<name>%[\w.-]+) = (?P<shape>\(.*?\)|\S+) "
-    r"(?P<operation>[a-z-]+)\((?P<operands>[^()]*(?:\([^()]*\)[^()]*)*)\)"
-)
-_ARRAY = re.compile(r"\b(?P<kind>[a-z]+)(?P<bits>\d*)\w*\[(?P<sizes>[\d,]*)\]")
+def _operation(instruction: hlo.Instruction) -> str:
+    """The kind of exchange, if it is one."""
+    operation = instruction.operation.removesuffix("-start")
+    # TPU programs spell a reduce-scatter as a fusion of a sum and a slice.
+    if instruction.computation.startswith("%all-reduce-scatter"):
+        return operation.replace("all-reduce", "reduce-scatter")
+    return operation
 
 
-def _num_bytes(shape: str) -> int:
-    """Of an array, or of all in a tuple."""
-    total = 0
-    for array in _ARRAY.finditer(shape):
-        bits = 8 if array["kind"] == "pred" else int(array["bits"] or 0)
-        sizes = re.findall(r"\d+", array["sizes"])
-        total += math.ceil(bits * math.prod(map(int, sizes)) / 8)
-    return total
-
-
-def of(hlo: str) -> list[Collective]:
+def of(text: str) -> list[Collective]:
     """The collectives of a program, in the order of its text.
 
     Args:
-      hlo: what `as_text()` of a compiled program returns.
+      text: what `as_text()` of a compiled program returns.
 
     Returns:
       One `Collective` for each: a tuple's arrays are summed, an asynchronous one
       counts where it starts. What a loop repeats counts once.
     """
     found = []
+    computations: dict[tuple[str, str], str] = {}
     bytes_of: dict[str, int] = {}  # an operand's shape stands where it is defined
-    for line in hlo.splitlines():
-        instruction = _INSTRUCTION.match(line)
-        if instruction is None:
-            continue
-        got = _num_bytes(instruction["shape"])
-        bytes_of[instruction["name"]] = got
-        operation = instruction["operation"].removesuffix("-start")
+    for instruction in hlo.instructions(text):
+        got = hlo.num_bytes(instruction.shape)
+        bytes_of[instruction.name] = got
+        operation = _operation(instruction)
         if operation not in OPERATIONS:
             continue
-        names = re.findall(r"%[\w.-]+", instruction["operands"])
-        put = sum(bytes_of.get(name, 0) for name in names)
-        if instruction["operation"].endswith("-start"):
+        # TPU programs repeat an exchange in every fusion that runs beside it.
+        if channel := re.search(r"channel_id=\d+", instruction.attributes):
+            first = computations.setdefault(
+                (operation, channel[0]), instruction.computation
+            )
+            if first != instruction.computation:
+                continue
+        put = sum(bytes_of.get(name, 0) for name in instruction.operands)
+        if instruction.operation.endswith("-start"):
             got -= put  # its tuple holds the operands beside the results
         found.append(Collective(operation, max(put, got)))
     return found

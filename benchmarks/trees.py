@@ -56,3 +56,13 @@ def gpt2() -> Shapes:
     ]
     ends = [(vocabulary, width), (positions, width), (width,), (width,)]
     return [*ends, *(shape for _ in range(layers) for shape in block)]
+
+
+def seven_billion() -> Shapes:
+    """The 291 arrays of a language model of Llama's shape, 6.7B parameters."""
+    width, inner, vocabulary, layers = 4096, 11008, 32000, 32
+    attention = [(width, width)] * 4
+    feed_forward = [(width, inner), (width, inner), (inner, width)]
+    block = [*attention, *feed_forward, (width,), (width,)]
+    ends = [(vocabulary, width), (width, vocabulary), (width,)]
+    return [*ends, *(shape for _ in range(layers) for shape in block)]

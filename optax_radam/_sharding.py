@@ -19,7 +19,9 @@ def zeros_alike(leaf: jax.Array, dtype: DTypeLike) -> jax.Array:
     if not isinstance(leaf, jax.core.Tracer):
         return zeros
     # Under `jit` with Auto axes, what lies where is found along the flow of data. Zeros
-    # alone have none, and would end up whole on one device. XLA settles it before it
-    # sees that the leaf is never taken, so nothing is read at run time.
+    # alone have none, and would end up whole on every device. Compilers for TPU and GPU
+    # simplify before they look, so the barrier hides from them that the leaf is never
+    # taken. The price: `init` reads each parameter once.
+    never = jax.lax.optimization_barrier(jnp.array(False))
     same_kind = leaf if jnp.issubdtype(dtype, jnp.complexfloating) else leaf.real
-    return jnp.where(False, same_kind.astype(dtype), zeros)
+    return jnp.where(never, same_kind.astype(dtype), zeros)

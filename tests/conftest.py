@@ -6,6 +6,7 @@ import jax
 import pytest
 
 collect_ignore = [
+    "accelerators",  # run by `make accelerators`, with compilers of its own
     "golden",  # scripts, which need PyTorch
     "eight_devices",  # run by test_eight_devices.py
     "optax_suite.py",  # run by test_optax_suite.py, on eight devices too

@@ -1,0 +1,178 @@
+"""`python -m benchmarks.accelerators`: the update as compiled for TPUs and GPUs.
+
+Compiles ahead of time for devices that are described and not there, so nothing is
+timed. Prints a Markdown table: kernels, bytes and scalar operations of an update,
+beside those of Optax. `make accelerators` installs the compilers that it needs.
+"""
+
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import optax_radam
+from benchmarks import kernels, trees
+
+_H100 = (pathlib.Path(__file__).parent / "h100.txtpb").read_text()
+# A platform, a topology of it, and how many of its devices are meant.
+_TOPOLOGIES = {
+    "TPU v5e": ("tpu", "v5e:2x2", 1),
+    "8 TPU v5e": ("tpu", "v5e:2x4", 8),
+    "256 TPU v5e": ("tpu", "v5e:16x16", 256),
+    "512 TPU v5p": ("tpu", "v5p:8x8x8", 512),
+    "TPU v6e": ("tpu", "v6e:2x2", 1),
+    "H100": ("cuda", "1x1x1", 1),
+    "8 H100": ("cuda", "1x1x8", 8),
+    "256 H100": ("cuda", "1x32x8", 256),
+}
+
+
+def mesh(name: str) -> Mesh:
+    """A mesh, along "d" and Auto, of devices that are described.
+
+    Args:
+      name: of the devices, one of `_TOPOLOGIES`.
+
+    Returns:
+      The mesh. Programs can be compiled for it, and not run.
+
+    Raises:
+      RuntimeError: if there is no compiler for the devices.
+    """
+    platform, topology, count = _TOPOLOGIES[name]
+    # Or libtpu asks the network which TPU this machine has, and which process has it.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    arguments = {"topology": topology, "target_config": _H100}
+    try:
+        described = topologies.get_topology_desc(
+            **({"topology_name": topology} if platform == "tpu" else arguments),
+            platform=platform,
+        )
+    except Exception as error:  # of many kinds, by what is missing
+        raise RuntimeError(
+            f"no compiler for {name} ({type(error).__name__}: {error}); "
+            "`make accelerators` installs those for TPUs and NVIDIA's GPUs"
+        ) from error
+    return Mesh(described.devices[:count], ("d",), axis_types=(AxisType.Auto,))
+
+
+def spread(shapes: trees.Shapes, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
+    """Abstract parameters, each split along its last dimension that can be."""
+
+    def place(shape: tuple[int, ...]) -> NamedSharding:
+        axes: list[str | None] = [None] * len(shape)
+        for index in reversed(range(len(shape))):
+            if shape[index] % mesh.size == 0:
+                axes[index] = "d"
+                break
+        return NamedSharding(mesh, P(*axes))
+
+    return {
+        f"{index:03}": jax.ShapeDtypeStruct(shape, dtype, sharding=place(shape))
+        for index, shape in enumerate(shapes)
+    }
+
+
+def state_beside(
+    params: Any, mesh: Mesh, optimizer: optax.GradientTransformation
+) -> Any:
+    """The abstract state, each moment where its parameter is, scalars everywhere."""
+
+    def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        whole = NamedSharding(mesh, P())
+        sharding = params[path[-1].key].sharding if leaf.ndim else whole
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    state = jax.eval_shape(optimizer.init, params)
+    return jax.tree_util.tree_map_with_path(place, state)
+
+
+class Update(NamedTuple):
+    """An update, compiled, and what it moves for each parameter on a device."""
+
+    compiled: Any
+    kernels: list[kernels.Kernel]  # without those of scalars
+    scalar_operations: int
+    read: float  # bytes
+    written: float
+
+
+def compile_update(
+    optimizer: optax.GradientTransformation, params: Any, mesh: Mesh
+) -> Update:
+    """Compiles an update and its addition to the parameters, both donated."""
+
+    def step(params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = state_beside(params, mesh, optimizer)
+    step = jax.jit(step, donate_argnums=(0, 1))
+    compiled = step.lower(params, state, params).compile()
+    found = kernels.of(compiled.as_text() or "")
+    large = [kernel for kernel in found if not kernel.is_scalar]
+    on_a_device = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in params.values()
+    )
+    return Update(
+        compiled,
+        large,
+        len(found) - len(large),
+        sum(kernel.read for kernel in large) / on_a_device,
+        sum(kernel.written for kernel in large) / on_a_device,
+    )
+
+
+_OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
+    "optax_radam.radam": optax_radam.radam,
+    "optax.radam": optax.radam,
+    "optax.adam": optax.adam,
+}
+
+
+def main() -> None:
+    """Prints the table."""
+    jax.config.update("jax_platforms", "cpu")  # nothing runs elsewhere
+    print(f"jax {jax.__version__}, optax {optax.__version__}\n")
+    cells = ("devices", "parameters", "optimizer", "kernels a leaf")
+    numbers = ("bytes read + written", "temporary bytes", "scalar operations")
+    print(f"| {' | '.join(cells + numbers)} |")
+    print("|---|---|---|" + 4 * "---:|")
+    for devices in ("TPU v5e", "TPU v6e", "H100", "8 TPU v5e", "8 H100"):
+        try:
+            there = mesh(devices)
+        except RuntimeError as error:
+            sys.exit(f"error: {error}.")
+        for tree, shapes, dtype in (
+            ("one leaf of 25M", [(4096, 6144)], jnp.float32),
+            ("one leaf of 25M", [(4096, 6144)], jnp.bfloat16),
+            ("GPT-2, 148 leaves", trees.gpt2(), jnp.float32),
+        ):
+            for name, make in _OPTIMIZERS.items():
+                params = spread(shapes, there, dtype)
+                update = compile_update(make(1e-3), params, there)
+                memory = update.compiled.memory_analysis()
+                row = (
+                    devices,
+                    f"{tree}, {jnp.dtype(dtype).name}",
+                    f"`{name}`",
+                    f"{len(update.kernels) / len(shapes):g}",
+                    f"{update.read:g} + {update.written:g}",
+                    f"{memory.temp_size_in_bytes:,}",
+                    f"{update.scalar_operations}",
+                )
+                print(f"| {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
