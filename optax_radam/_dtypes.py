@@ -42,6 +42,11 @@ def second_moment_dtype(
     return promote(real, jnp.float32)
 
 
+def largest_square(dtype: DTypeLike) -> float:
+    """Where squares saturate: finite after the second moment's bias correction too."""
+    return float(jnp.finfo(dtype).max) / 2  # type: ignore[no-untyped-call]
+
+
 def is_nonzero(x: ArrayLike) -> bool:
     """Whether it is a number and no array, and not 0 in float32 either."""
     return isinstance(x, numbers.Real) and abs(float(x)) >= SMALLEST

@@ -27,13 +27,19 @@ class ScaleByMomentsState(NamedTuple):
     nu_max: optax.Updates | None = None
 
 
+class _Decay(NamedTuple):
+    """A decay rate, as `_average` uses it; floating scalars."""
+
+    kept: ArrayLike  # 1, or the rate itself where that is below 1/2
+    pull: ArrayLike  # 1 - rate, or 0
+    weight: ArrayLike  # 1 - rate
+
+
 class _StepScalars(NamedTuple):
     """What every leaf's update needs to know of the step; floating scalars."""
 
-    b1: ArrayLike
-    one_minus_b1: ArrayLike
-    b2: ArrayLike
-    one_minus_b2: ArrayLike
+    b1: _Decay
+    b2: _Decay
     # m_hat is a sum of these: 1 / (1 - b1^t) and None, but for Nesterov.
     of_mu: ArrayLike
     of_gradient: ArrayLike | None
@@ -47,7 +53,7 @@ _OTHER_STRUCTURE = "`updates` must have the structure of the `params` that `init
 
 @jax.custom_jvp
 def _sqrt(x: jax.Array) -> jax.Array:
-    """The square root, with a derivative of 0 where it is infinite: at 0."""
+    """The square root, with derivatives of 0 where they are infinite: at 0."""
     return jnp.sqrt(x)
 
 
@@ -56,9 +62,32 @@ def _sqrt_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    root = _sqrt(x)
-    zero = root == 0
-    return root, jnp.where(zero, 0, dx / (2 * jnp.where(zero, 1, root)))
+    # Not by `_sqrt` itself: within `lax.scan`, jax 0.10 differentiates that a second
+    # time as if it had no rule.
+    zero = x == 0
+    root = jnp.sqrt(jnp.where(zero, 1, x))
+    return jnp.where(zero, 0, root), jnp.where(zero, 0, dx / (2 * root))
+
+
+def _split(decay: ArrayLike) -> _Decay:
+    """The coefficients of `_average` for a decay rate, a number in [0, 1)."""
+    if isinstance(decay, numbers.Real):
+        rate = float(decay)
+        weight = 1 - rate
+        return _Decay(1.0, weight, weight) if rate >= 0.5 else _Decay(rate, 0.0, weight)
+    rates = jnp.asarray(decay, float)
+    slow = rates >= 0.5
+    return _Decay(jnp.where(slow, 1, rates), jnp.where(slow, 1 - rates, 0), 1 - rates)
+
+
+def _average(decay: _Decay, old: jax.Array, new: jax.Array) -> jax.Array:
+    """The moving average's next value, decay * old + (1 - decay) * new.
+
+    In float32, decay and 1 - decay do not add up to 1, and averages written so end up
+    to 1.4e-3 low at 0.99999. So the old value is pulled towards the new one, unless it
+    decays so fast that its rounding error would outlast it.
+    """
+    return jnp.asarray(decay.kept * old + (decay.weight * new - decay.pull * old))
 
 
 # At module level, so that leaves alike in shape and dtype are traced once, and an
@@ -84,8 +113,9 @@ def _update_leaf(
 
     g = gradient.astype(dtype)
     square = g.real**2 + g.imag**2 if jnp.iscomplexobj(g) else g**2
-    new_mu = s.b1 * mu.astype(dtype) + s.one_minus_b1 * g
-    new_nu = s.b2 * nu.astype(real_dtype) + s.one_minus_b2 * square
+    square = jnp.minimum(square, _dtypes.largest_square(real_dtype))
+    new_mu = _average(s.b1, mu.astype(dtype), g)
+    new_nu = _average(s.b2, nu.astype(real_dtype), square)
     second = new_nu
     kept = [new_mu.astype(mu.dtype), new_nu.astype(nu.dtype)]
     if nu_max is not None:
@@ -150,7 +180,8 @@ def _flatten_together(
         if jnp.iscomplexobj(gradient) and not jnp.iscomplexobj(mu):
             raise TypeError(
                 "`updates` must be real where the `params` that `init` got are: a "
-                f"gradient of dtype {gradient.dtype} stands where a {mu.dtype} was."
+                f"gradient of dtype {jnp.result_type(gradient)} stands where a "
+                f"{jnp.result_type(mu)} was."
             )
         if jnp.shape(gradient) != jnp.shape(mu):
             raise ValueError(
@@ -210,14 +241,15 @@ def scale_by_moments(
       An `optax.GradientTransformation`. Its state is a `ScaleByMomentsState`, whose
       `nu_max` is None without `amsgrad`. Updates have the gradients' structure and
       shapes, in the dtype that gradient and `mu` promote to. `None` in the place of a
-      gradient passes through. Squares of gradients above 1.8e19 overflow float32, and
-      those elements stand still from then on: put `optax.clip(1e18)` before. Moments
-      have their parameter's sharding, and keep it where gradients have it.
+      gradient passes through. Finite gradients leave finite moments: above 1.3e19,
+      squares saturate in float32. Infinite and NaN gradients show in the updates.
+      Moments have their parameter's sharding, and keep it where gradients have it.
 
     Raises:
-      TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
-        leaf is an integer or a boolean, or a gradient is complex and its parameter
-        real; from `update`, if the state is that of `optax.scale_by_radam`.
+      TypeError: if an argument is of the wrong kind, or a flag is traced; from `init`
+        and `update`, if a leaf is an integer or a boolean; from `update`, if a
+        gradient is complex and its parameter real, or if the state is not a
+        `ScaleByMomentsState`.
       ValueError: if an argument is outside its range, a `nu_dtype` of 16 bits
         included; from `update`, if the trees of gradients and state differ.
 
@@ -272,11 +304,7 @@ def scale_by_moments(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, ScaleByMomentsState]:
         del params
-        if isinstance(state, optax.ScaleByAdamState):
-            raise TypeError(
-                "`state` is one of Optax's; to go on with it here, convert it by "
-                "`optax_radam.from_optax_state`."
-            )
+        _arguments.check_state(state, ScaleByMomentsState)
         _arguments.check_inexact_leaves("updates", updates)
         if amsgrad != (state.nu_max is not None):
             raise ValueError(
@@ -287,10 +315,8 @@ def scale_by_moments(
         step = optax.safe_increment(state.count)
         of_mu, of_gradient = _momentum_coefficients(step, b1, nesterov)
         scalars = _StepScalars(
-            b1=b1,
-            one_minus_b1=1 - b1,
-            b2=b2,
-            one_minus_b2=1 - b2,
+            b1=_split(b1),
+            b2=_split(b2),
             of_mu=of_mu,
             of_gradient=of_gradient,
             nu_correction=1 / _sma.bias_correction(step, b2),

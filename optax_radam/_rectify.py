@@ -83,8 +83,9 @@ def scale_by_rectification(
       updates keep structure, shapes and dtypes, and are multiplied in float32 at least.
 
     Raises:
-      TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
-        leaf is an integer or a boolean.
+      TypeError: if an argument is of the wrong kind, or `shifted` is traced; from
+        `init` and `update`, if a leaf is an integer or a boolean; from `update`, if
+        the state is not a `ScaleByRectificationState`.
       ValueError: if `b2`, `threshold` or `before` is outside its range.
 
     Examples:
@@ -121,12 +122,17 @@ def scale_by_rectification(
         params: optax.Params | None = None,
     ) -> tuple[optax.Updates, ScaleByRectificationState]:
         del params
+        _arguments.check_state(state, ScaleByRectificationState)
         _arguments.check_inexact_leaves("updates", updates)
-        factor = schedule(state.rectification_count)
+        count = optax.safe_increment(state.rectification_count)
+        # From the new count, which then needs no copy of the old one on GPUs.
+        factor = schedule(count - 1)
         updates = jax.tree.map(lambda u: _scale_leaf(never_zero, u, factor), updates)
+        # The state's own, which may have been made where `jax_enable_x64` was another.
+        dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(state.rectification))
         return updates, ScaleByRectificationState(
-            rectification_count=optax.safe_increment(state.rectification_count),
-            rectification=factor,
+            rectification_count=count,
+            rectification=factor.astype(dtype),
         )
 
     return optax.GradientTransformation(init_fn, update_fn)

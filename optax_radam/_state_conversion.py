@@ -64,7 +64,9 @@ def _map_chains(
 
 
 def _second_moment_like_ours(nu: jax.Array) -> jax.Array:
-    return nu.real.astype(_dtypes.second_moment_dtype(nu.dtype))
+    """Real, float32 at least, and finite where squares have overflowed."""
+    dtype = _dtypes.second_moment_dtype(nu.dtype)
+    return jnp.minimum(nu.real.astype(dtype), _dtypes.largest_square(dtype))
 
 
 def from_optax_state(state: optax.OptState) -> optax.OptState:
@@ -87,8 +89,9 @@ def from_optax_state(state: optax.OptState) -> optax.OptState:
     Returns:
       The same tree with the states that `radam` has, its decay a number and without
       `mask` and `amsgrad`. Shapes stay; second moments become real and float32 at
-      least. The factor in `ScaleByRectificationState` is 0 until the next update.
-      Arrays that do not change are shared, not copied: donate only one of the two.
+      least, and finite where Optax's squares have overflowed. The factor in
+      `ScaleByRectificationState` is 0 until the next update. First moments and counts
+      are shared, not copied: donate only one of the two states.
 
     Raises:
       ValueError: if there is no state of `optax.radam` in `state`.

@@ -22,6 +22,7 @@ VARIANTS = {
     "momentum": {},
     "nesterov": {"nesterov": True, "fallback": "skip"},
     "amsgrad": {"amsgrad": True, "weight_decay": 0.1},
+    "shifted": {"fallback": "shifted", "eps_root": 1e-4},
 }
 EVERY_STEP = np.ones(STEPS)
 KEPT = {  # factors by which the gradients of the steps are multiplied
@@ -128,11 +129,42 @@ def test_hessian_is_that_of_finite_differences():
     np.testing.assert_allclose(hessian, np.stack(differences), rtol=1e-5, atol=1e-6)
 
 
+SECOND_DERIVATIVES = {
+    "hessian": jax.hessian,  # forward over reverse
+    "gradient of gradient": lambda loss: jax.jacrev(jax.grad(loss)),
+}
+
+
+def _final_loss_unrolled(start, settings, steps):
+    """`_final_loss` without a scan."""
+    optimizer = optax_radam.radam(0.05, b1=0.8, b2=0.99, **settings)
+    params, state = start, optimizer.init(start)
+    for _ in range(steps):
+        updates, state = optimizer.update(params + params**3, state, params)
+        params = optax.apply_updates(params, updates)
+    return jnp.sum(params**2 * jnp.arange(1.0, 4.0))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("derivative", SECOND_DERIVATIVES)
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_hessian_is_finite_where_a_gradient_is_zero(variant):
-    def loss(params):
-        point = POINT | {"start": params, "eps": 0.0}
+def test_second_derivatives_in_a_scan_where_a_gradient_is_zero(
+    variant, eps, derivative
+):
+    """They are finite, and those of the steps one by one."""
+
+    def scanned(params):
+        point = POINT | {"start": params, "eps": eps}
         return _final_loss(point, EVERY_STEP[:8], variant)
 
-    hessian = jax.jit(jax.hessian(loss))(jnp.array([1.0, -0.5, 0.0]))
-    chex.assert_tree_all_finite(hessian)
+    def unrolled(params):
+        return _final_loss_unrolled(params, {"eps": eps, **VARIANTS[variant]}, steps=8)
+
+    start = jnp.array([1.0, -0.5, 0.0])
+    actual, expected = (
+        jax.jit(SECOND_DERIVATIVES[derivative](loss))(start)
+        for loss in (scanned, unrolled)
+    )
+    chex.assert_tree_all_finite(expected)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)

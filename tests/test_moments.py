@@ -45,6 +45,44 @@ def test_without_threshold_it_is_adam(b2):
     np.testing.assert_allclose(actual, expected, rtol=3e-5)
 
 
+@pytest.mark.parametrize("gradients", ["constant", "noise"])
+@pytest.mark.parametrize("decay", [0.999, 0.9999, 0.99999])
+def test_slow_averages_do_not_drift(decay, gradients):
+    """Of both moments, over 1 / (1 - decay) steps, against their sums in float64.
+
+    float32(decay) + float32(1 - decay) misses 1 by up to 1.4e-3 of 1 - decay.
+    """
+    steps, elements = round(1 / (1 - decay)), 64  # elements round independently
+    g = np.ones((steps, elements), np.float32)
+    if gradients == "noise":
+        g += np.random.default_rng(0).random(g.shape, np.float32)
+    transform = optax_radam.scale_by_moments(decay, decay)
+
+    @jax.jit
+    def run(g):
+        def step(state, gradient):
+            return transform.update(gradient, state)[1], None
+
+        return jax.lax.scan(step, transform.init(g[0]), g)[0]
+
+    state = run(g)
+    weights = (1 - decay) * decay ** np.arange(steps - 1, -1, -1.0)
+    for moment, exact in ((state.mu, weights @ g), (state.nu, weights @ g**2.0)):
+        assert abs(np.mean(moment / exact) - 1) < 5e-6
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("make", [float, jnp.float32], ids=["number", "array"])
+def test_fast_averages_forget(make, decay):
+    """A gradient of 1e12 has a rounding error of 65,536, which must not outlast it."""
+    transform = optax_radam.scale_by_moments(make(decay), make(decay), threshold=None)
+    state = transform.init(jnp.ones([]))
+    for gradient in (1e12, 1.0, 1.0):
+        _, state = transform.update(jnp.float32(gradient), state)
+    exact = (1 - decay) * (decay**2 * 1e12 + decay + 1)
+    np.testing.assert_allclose(state.mu, exact, rtol=1e-6)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-50])
 def test_zero_gradients_without_eps_give_zeros(eps):
     updates = _updates(optax_radam.scale_by_moments(eps=eps), jnp.zeros((10, 3)))
@@ -60,13 +98,15 @@ def test_nan_and_overflow_are_not_hidden_by_a_small_denominator():
     np.testing.assert_array_equal(jnp.isnan(updates), [True, False])
 
 
-def test_nan_gradients_pass_and_apply_if_finite_stops_them():
-    transform = optax_radam.scale_by_moments()
-    nan = jnp.full(2, jnp.nan)
-    updates, _ = transform.update(nan, transform.init(nan))
-    assert jnp.all(jnp.isnan(updates))
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("threshold", [5.0, None])
+def test_gradients_that_are_not_finite_show_and_can_be_stopped(threshold, bad):
+    transform = optax_radam.scale_by_moments(threshold=threshold)
+    gradients = jnp.full(2, bad)
+    updates, _ = transform.update(gradients, transform.init(gradients))
+    assert not jnp.any(jnp.isfinite(updates))
     guarded = optax.apply_if_finite(transform, max_consecutive_errors=3)
-    updates, state = guarded.update(nan, guarded.init(nan))
+    updates, state = guarded.update(gradients, guarded.init(gradients))
     chex.assert_tree_all_finite((updates, state.inner_state))
 
 
@@ -158,9 +198,42 @@ def test_different_trees_are_refused():
         transform.update({"w": jnp.ones(3)}, state)
     with pytest.raises(TypeError, match=r"`updates` must be real .* complex64 stands"):
         transform.update({"w": jnp.ones(2, jnp.complex64)}, state)
+    with pytest.raises(TypeError, match=r"`updates` must be real .* complex64 stands"):
+        transform.update({"w": 1j}, transform.init({"w": jnp.ones([])}))
     state = transform.init({"w": None})
     with pytest.raises(ValueError, match=r"`updates` must have .* where it got None"):
         transform.update({"w": jnp.ones(2)}, state)
+
+
+def test_states_of_other_kinds_are_refused():
+    transform = optax_radam.scale_by_moments()
+    for state in (transform.init(None)._asdict(), optax.scale_by_adam().init(None)):
+        with pytest.raises(
+            TypeError,
+            match="`state` must be a ScaleByMomentsState, got one of type "
+            f"`{type(state).__name__}`. Restore .* target, .*from_optax_state",
+        ):
+            transform.update(jnp.ones(2), state)
+
+
+def test_abstract_states_pass():
+    transform = optax_radam.scale_by_moments()
+    state = jax.eval_shape(transform.init, jnp.ones(2))
+    _, after = jax.eval_shape(transform.update, jnp.ones(2), state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+
+@pytest.mark.parametrize("flag", ["nesterov", "amsgrad"])
+def test_traced_flags_are_refused(flag):
+    def init(value):
+        return optax_radam.scale_by_moments(**{flag: value}).init(jnp.ones(2))
+
+    message = (
+        rf"`{flag}` must be True or False, got .*Tracer.* a static argument.*"
+        rf"`static_args=\('{flag}',\)`"
+    )
+    with pytest.raises(TypeError, match=message):
+        jax.jit(init)(True)
 
 
 @pytest.mark.parametrize(

@@ -32,21 +32,22 @@ LARGEST_COUNT = 2**31 - 1
 VARIANTS = {
     "momentum": {},
     "skip": {"fallback": "skip"},
+    "shifted": {"fallback": "shifted"},
     "nesterov": {"nesterov": True},
     "amsgrad": {"amsgrad": True},
 }
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
-without_amsgrad = pytest.mark.parametrize("variant", ["momentum", "skip", "nesterov"])
+without_amsgrad = pytest.mark.parametrize(
+    "variant", [variant for variant in VARIANTS if variant != "amsgrad"]
+)
 
 
 # Compiled once for each variant, not for each example.
-@functools.partial(jax.jit, static_argnames=("variant", "b2", "weight_decay", "clip"))
-def _train(gradients, variant, start=None, eps=1e-8, count=0, clip=None, **settings):
+@functools.partial(jax.jit, static_argnames=("variant", "b2", "weight_decay"))
+def _train(gradients, variant, start=None, eps=1e-8, count=0, **settings):
     """Updates of every step, and the state after the last."""
     optimizer = optax_radam.radam(RATE, eps=eps, **VARIANTS[variant], **settings)
-    if clip:
-        optimizer = optax.chain(clip, optimizer)
     if start is None:
         start = jax.tree.map(lambda g: jnp.zeros_like(g[0]), gradients)
     count = jnp.asarray(count, jnp.int32)
@@ -156,7 +157,8 @@ def test_a_common_factor_scales_out(variant, exponents, rtol, gradients, data):
     gradients[:, 0] = 0  # an element whose moments stay 0
     expected, _ = _train(gradients, variant, eps=0.0)
     actual, _ = _train(factor * gradients, variant, eps=0.0)
-    early, late = np.split(actual, [FIRST_TRACTABLE])
+    raw_steps = 0 if variant == "shifted" else FIRST_TRACTABLE
+    early, late = np.split(actual, [raw_steps])
     _assert_close(np.concatenate([early / factor, late]), expected, rtol)
 
 
@@ -237,15 +239,15 @@ def test_extreme_gradients_leave_elements_that_move(variant, gradients, eps):
     assert np.all(np.any(updates[-2:] != 0, axis=0))
 
 
-def _assert_forgotten(gradients, eps, variant, clip=None):
+def _assert_forgotten(gradients, eps, variant):
     """A thousand ordinary steps later, updates are as large as ever.
 
-    The root of a second moment, 1e18 at most, falls below 1 within 800 steps at
-    b2 = 0.9, and within 83,000 at 0.999.
+    The root of a second moment, 1.3e19 at most, falls below 1 within 840 steps at
+    b2 = 0.9, and within 89,000 at 0.999.
     """
     ordinary = np.ones((1000, ELEMENTS), np.float32)
     gradients = np.concatenate([gradients, ordinary])
-    updates, state = _train(gradients, variant, eps=eps, clip=clip, b2=0.9)
+    updates, state = _train(gradients, variant, eps=eps, b2=0.9)
     chex.assert_tree_all_finite((updates, state))
     np.testing.assert_allclose(updates[-1], -RATE / (1 + eps), rtol=1e-5)
 
@@ -257,20 +259,15 @@ def test_extreme_gradients_are_forgotten(variant, gradients, eps):
     _assert_forgotten(gradients, eps, variant)
 
 
-@every_variant
-@_properties
-@given(overflowing_gradients)
-def test_squares_that_overflow_stop_their_element_alone(variant, gradients):
-    updates = np.asarray(_train(gradients, variant)[0])
-    assert np.all(np.isfinite(updates))
-    stopped = np.cumsum(np.abs(gradients) > 1e19, axis=0) > 0
-    assert not np.any(updates[FIRST_TRACTABLE:], where=stopped[FIRST_TRACTABLE:])
-    others = np.asarray(_train(np.where(stopped, 0, gradients), variant)[0])
-    assert np.all(updates == others, where=~stopped)
-
-
-@pytest.mark.parametrize("clip", [optax.clip(1e18), optax.clip_by_global_norm(10.0)])
+@without_amsgrad
 @_properties
 @given(overflowing_gradients, every_eps)
-def test_clipping_before_keeps_elements_moving(clip, gradients, eps):
-    _assert_forgotten(gradients, eps, "momentum", clip)
+def test_gradients_whose_squares_overflow_are_forgotten(variant, gradients, eps):
+    _assert_forgotten(gradients, eps, variant)
+
+
+@_properties
+@given(overflowing_gradients)
+@example(gradients=np.full((STEPS, ELEMENTS), 1e38, np.float32))
+def test_amsgrad_is_finite_where_squares_overflow(gradients):
+    chex.assert_tree_all_finite(_train(gradients, "amsgrad"))

@@ -207,6 +207,15 @@ def test_converted_state_can_be_donated_and_converted_under_jit():
     jax.jit(ours.update, donate_argnums=1)(PARAMS, eager)
 
 
+def test_second_moments_of_optax_that_have_overflowed_become_finite():
+    theirs, ours = optax.radam(0.1), optax_radam.radam(0.1)
+    spike = jax.tree.map(lambda p: jnp.full_like(p, 1e20), PARAMS)
+    _, state = theirs.update(spike, theirs.init(PARAMS))
+    assert jnp.all(jnp.isinf(state[0].nu["b"]))
+    updates, state = ours.update(PARAMS, optax_radam.from_optax_state(state))
+    chex.assert_tree_all_finite((updates, state))
+
+
 def test_abstract_states():
     abstract = jax.eval_shape(optax.radam(0.1).init, PARAMS)
     converted = jax.eval_shape(optax_radam.from_optax_state, abstract)
