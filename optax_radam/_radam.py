@@ -1,13 +1,18 @@
 """Rectified Adam: a chain of this package's two stages and two of Optax's own."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from optax_radam import _arguments, _moments, _rectify, _weight_decay
 
-_FACTOR_BEFORE = {"momentum": 1.0, "skip": 0.0}
+# Arguments of `scale_by_rectification`.
+_FALLBACKS: dict[str, dict[str, Any]] = {
+    "momentum": {"before": 1.0},
+    "skip": {"before": 0.0},
+    "shifted": {"shifted": True},
+}
 
 
 def radam(
@@ -20,7 +25,7 @@ def radam(
     *,
     nesterov: bool = False,
     amsgrad: bool = False,
-    fallback: Literal["momentum", "skip"] = "momentum",
+    fallback: Literal["momentum", "skip", "shifted"] = "momentum",
     weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: _weight_decay.Mask = None,
     mu_dtype: DTypeLike | None = None,
@@ -28,10 +33,16 @@ def radam(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rectified Adam (RAdam), the paper's Algorithm 2 as a chain.
 
-    Choose `fallback="skip"` unless you need to repeat the first steps of `optax.radam`
-    or PyTorch: before the threshold, that is in the first five steps at the defaults,
-    the gradient's scale is not divided out. "momentum" takes these steps raw, and on
-    unscaled features they blow up (`examples/unscaled_features.py`); "skip" waits.
+    Until :math:`\rho_t` reaches the threshold, in the first five steps at the defaults,
+    the variance of Adam's direction is intractable. `fallback` says what to do then:
+
+    * "momentum", the default, repeats the steps of `optax.radam` and PyTorch: raw
+      momentum, as large as the gradients. On unscaled features these steps blow up
+      (`examples/unscaled_features.py`).
+    * "skip" takes no step. Choose it for training in general.
+    * "shifted" takes adaptive steps at once, with the factor of the first tractable
+      one. Choose it where something watches the steps: a solver may take a zero update
+      for convergence.
 
     For step t = 1, 2, ... with gradient :math:`g_t`, learning rate :math:`\alpha_t`
     and decay :math:`\lambda`:
@@ -45,12 +56,14 @@ def radam(
           r_t \, \frac{m_t / (1 - b_1^t)}
             {\sqrt{v_t / (1 - b_2^t) + \varepsilon_{root}} + \varepsilon}
             & \rho_t \ge \text{threshold} \\
-          m_t / (1 - b_1^t) \text{ or } 0, \text{ by `fallback`} & \text{otherwise}
+          m_t / (1 - b_1^t) \text{ or } 0 & \text{otherwise, by fallback}
         \end{cases} \\
         \theta_t &= \theta_{t-1} - \alpha_t (u_t + \lambda \theta_{t-1})
 
     with :math:`r_t` as in `rectification`; `nesterov` and `amsgrad` replace
-    :math:`m_t` and :math:`v_t` as in `scale_by_moments`.
+    :math:`m_t` and :math:`v_t` as in `scale_by_moments`. With "shifted", the first case
+    holds at every step, with :math:`r_{t + t_0 - 1}`, where :math:`t_0` is the first
+    tractable step.
 
     Args:
       learning_rate: a finite number >= 0, or a schedule from the count of updates.
@@ -62,9 +75,10 @@ def radam(
       threshold: smallest rho_t at which steps are adaptive, a number >= 4.
       nesterov: True for Nesterov momentum, one step ahead, in Optax's form.
       amsgrad: True to divide by the largest second moment so far.
-      fallback: what to do before: "momentum", Algorithm 2; or "skip", no step along
-        the gradient, as the authors' code with `degenerated_to_sgd=False` (but the
-        decay goes on, where that code decays only in steps that it takes).
+      fallback: what to do before the threshold: "momentum", Algorithm 2; "skip", no
+        step along the gradient, as the authors' code with `degenerated_to_sgd=False`
+        (but the decay goes on, where that code decays only in steps that it takes); or
+        "shifted", adaptive steps with the first tractable factor.
       weight_decay: decoupled decay, multiplied by the learning rate but not by r_t: a
         finite number >= 0, or a schedule from the count of updates. For L2 instead,
         put `optax.add_decayed_weights` before this in a chain.
@@ -79,7 +93,7 @@ def radam(
       An `optax.GradientTransformationExtraArgs`. Updates have the gradients' structure
       and shapes, in the dtype that gradient, `mu` and an array `learning_rate` promote
       to. Its `update` needs `params` only if there is a `weight_decay`. It is this
-      chain, bit for bit (`before=0.0` for "skip")::
+      chain, bit for bit where `params` are passed::
 
         optax.chain(
             scale_by_moments(b1, b2, eps, eps_root, threshold),
@@ -87,6 +101,9 @@ def radam(
             optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(learning_rate),
         )
+
+      For "skip" it has `before=0.0`; for "shifted", `threshold=None` in the first stage
+      and `shifted=True` in the second.
 
       Under `optax.inject_hyperparams`, a `weight_decay` of 0 arrives as an array and
       asks for `params`, and a dtype or a function for `mask` is taken for a schedule:
@@ -118,22 +135,21 @@ def radam(
       Hutter 2019 (https://arxiv.org/abs/1711.05101).
     """
     _arguments.check_number_or_schedule("learning_rate", learning_rate)
-    _arguments.check_choice("fallback", fallback, _FACTOR_BEFORE)
+    _arguments.check_choice("fallback", fallback, _FALLBACKS)
     moments = _moments.scale_by_moments(
         b1,
         b2,
         eps,
         eps_root,
-        threshold,
+        None if fallback == "shifted" else threshold,
         nesterov=nesterov,
         amsgrad=amsgrad,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
     )
-    before = _FACTOR_BEFORE[fallback]
     return optax.chain(
         moments,
-        _rectify.scale_by_rectification(b2, threshold, before=before),
+        _rectify.scale_by_rectification(b2, threshold, **_FALLBACKS[fallback]),
         _weight_decay.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )

@@ -78,6 +78,12 @@ CASES = [
         is_optimizer=True,
     ),
     Case(
+        "radam_shifted",
+        functools.partial(optax_radam.radam, fallback="shifted"),
+        {"learning_rate": 0.1, **_MOMENTS},
+        is_optimizer=True,
+    ),
+    Case(
         "radam_variant",
         functools.partial(
             optax_radam.radam,

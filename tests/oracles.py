@@ -63,6 +63,10 @@ def radam_trajectory(
     m = np.zeros(gradients.shape[1:], dtype)
     v = np.zeros(gradients.shape[1:], np.float64)
     v_max = v
+    # The steps by which the rectification is ahead of the moments.
+    ahead = 0
+    while fallback == "shifted" and sma_length(ahead + 1, b2) < threshold:
+        ahead += 1
     trajectory = []
     for count, g in enumerate(gradients.astype(dtype)):
         t = count + 1
@@ -73,12 +77,12 @@ def radam_trajectory(
         v_max = np.maximum(v_max, v)
         direction = m / (1 - b1**t)
         if nesterov:
-            ahead = m / (1 - b1 ** (t + 1))
-            direction = b1 * ahead + (1 - b1) * g / (1 - b1**t)
-        if sma_length(t, b2) >= threshold:
+            next_m = m / (1 - b1 ** (t + 1))
+            direction = b1 * next_m + (1 - b1) * g / (1 - b1**t)
+        if sma_length(t + ahead, b2) >= threshold:
             v_hat = (v_max if amsgrad else v) / (1 - b2**t)
             direction = direction / (np.sqrt(v_hat + eps_root) + eps)
-            direction = direction * float(rectification(t, b2))
+            direction = direction * float(rectification(t + ahead, b2))
         elif fallback == "skip":
             direction = 0 * direction
         theta = theta - rate * (direction + decay * theta)
