@@ -68,9 +68,8 @@ def check_decay_rate(name: str, value: Any) -> None:
 
 
 def check_positive_rate(name: str, value: Any) -> None:
-    """Refuses a rate outside (0, 1)."""
-    allowed = "a number in (0, 1)"
-    _check_range(name, value, math.nextafter(0.0, 1.0), 1.0, allowed)
+    """Refuses a rate outside [2**-24, 1): 1 minus a smaller one is 1 in float32."""
+    _check_range(name, value, 2.0**-24, 1.0, "a number in [2**-24, 1)")
 
 
 def check_proportion(name: str, value: Any) -> None:
@@ -153,18 +152,24 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Refuses what is neither True nor False."""
-    if not _is_boolean(value):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
-
-
 def _static(name: str) -> str:
     """What to do about an argument that `optax.inject_hyperparams` made a number."""
     return (
         f"Under `optax.inject_hyperparams`, name it: `static_args=({name!r},)`, or it "
         "is taken for a schedule or a number."
     )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is neither True nor False, and a traced boolean."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"`{name}` must be True or False, got {value!r}, whose value is not known "
+            "while it is traced. Under `jax.jit`, make it a static argument. "
+            f"{_static(name)}"
+        )
+    if not _is_boolean(value):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
 
 
 _WRONG_MASK = (
@@ -199,24 +204,37 @@ def check_moment_dtype(name: str, value: Any, *, bits: int) -> None:
         raise ValueError(f"`{name}` is {dtype}, which needs `jax_enable_x64`.")
 
 
-def check_mask(mask: Any) -> None:
-    """Refuses what is neither None, a function, nor a tree with boolean leaves."""
-    if mask is None or _is_function(mask):
-        return
+def is_function_for_mask(mask: Any) -> bool:
+    """Whether it is a function that makes masks; a model is a tree, though callable."""
+    return _is_function(mask) and all(callable(leaf) for leaf in jax.tree.leaves(mask))
+
+
+def check_mask_tree(mask: Any) -> None:
+    """Refuses a single leaf, and a tree with leaves that are not booleans."""
     # A bare boolean is more likely a mistake, or made from a mask by Optax, than the
     # tree of parameters that are one leaf.
-    bare = isinstance(mask, _NUMBERS)
-    check_boolean_leaves(None if bare else mask)
-    if bare:
+    if isinstance(mask, _NUMBERS):
         raise TypeError(_WRONG_MASK.format("", mask, _static("mask")))
+    check_boolean_leaves(mask)
 
 
 def check_boolean_leaves(mask: Any) -> None:
-    """Refuses a mask with leaves that are not scalar booleans."""
+    """Refuses a mask with leaves that are not scalar booleans, or are traced."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
-        if not _is_boolean(leaf):
+        if isinstance(leaf, jax.core.Tracer) or not _is_boolean(leaf):
             where = jax.tree_util.keystr(path)
             raise TypeError(_WRONG_MASK.format(where, leaf, _static("mask")))
+
+
+def check_state(state: Any, kind: type) -> None:
+    """Refuses a state of another kind, such as a checkpoint's dictionary."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"`state` must be a {kind.__name__}, got one of type "
+            f"`{type(state).__name__}`. Restore a checkpoint with the state of a new "
+            "`init` as its target, or states are dictionaries. If it is one of "
+            "Optax's, convert it by `optax_radam.from_optax_state`."
+        )
 
 
 def _leaf_dtype(leaf: Any) -> jnp.dtype | None:

@@ -1,10 +1,25 @@
 """What rectification does at a step, for logs and for looking at it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_radam import _arguments, _schedules, _sma
+
+
+def _as_array(step: Any) -> jax.Array:
+    """The steps as they came, but floating where JAX's integers do not hold them."""
+    if isinstance(step, (jax.Array, float)):
+        return jnp.asarray(step)
+    of_python = isinstance(step, int)  # or else of NumPy
+    dtype = jnp.result_type(int if of_python else step)
+    if jnp.issubdtype(dtype, jnp.integer):
+        largest = step if of_python else step.max(initial=1)
+        if largest > jnp.iinfo(dtype).max:  # type: ignore[no-untyped-call]
+            return jnp.asarray(step, float)
+    return jnp.asarray(step)
 
 
 def describe(
@@ -28,13 +43,14 @@ def describe(
       before: the factor until then, a finite number: 0 waits, 1 lets steps through.
 
     Returns:
-      A dict of arrays shaped like `step`: "step" as it came; "rho", "r" and "factor",
-      float32 (float64 in x64); "tractable", bool.
+      A dict of arrays shaped like `step`: "step" as it came, but floating where JAX's
+      integers do not hold it; "rho", "r" and "factor", float32 (float64 in x64);
+      "tractable", bool.
 
     Raises:
       TypeError: if `step` is no real number or array, or another no scalar number.
       ValueError: if `b2`, `threshold` or `before` is outside its range, or `step` is a
-        Python number below 1.
+        Python number below 1 or not finite.
 
     Examples:
       >>> for name, value in describe(6, b2=0.999).items():
@@ -49,7 +65,7 @@ def describe(
       Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
     """
     _arguments.check_steps(step)
-    step = jnp.asarray(step)
+    step = _as_array(step)
     schedule = _schedules.rectification_schedule(b2, threshold, before=before)
     return {
         "step": step,

@@ -43,7 +43,9 @@ def schedule_free_radam(
       learning_rate: a finite number >= 0, or a schedule from the count of updates, if
         there must be one.
       b1: how near to the average gradients are taken, in place of momentum; a number
-        in (0, 1).
+        in [2**-24, 1). x is not stored but recovered from y and z by a division by
+        b1, which magnifies rounding errors; below 2**-24, 1 - b1 is 1 in float32, y is
+        z, and x is lost.
       b2: decay rate of the second moment, a number in
         ((threshold - 1) / (threshold + 1), 1): above 0.6 at the default threshold.
       eps: added to the denominator, beside the square root; a finite number >= 0.

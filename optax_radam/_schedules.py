@@ -4,7 +4,9 @@ Optax counts updates from 0 and the papers count steps from 1, so each schedule 
 evaluates its formula at t = count + 1.
 """
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,8 @@ from jax.typing import ArrayLike
 
 from optax_radam import _arguments, _sma
 
-_PART = 2**20  # as many factors are held at once
+_COUNTS = 2**31  # of Optax, from 0 on: int32, they stop at the largest
+_PART = 2**20  # factors that are held at once
 
 
 def _step(count: ArrayLike) -> jax.Array:
@@ -51,7 +54,8 @@ def rectification_schedule(
       that shape, float32 (float64 in x64).
 
     Raises:
-      TypeError: if an argument is not a scalar number, or `shifted` no boolean.
+      TypeError: if an argument is not a scalar number, or `shifted` no boolean or
+        traced.
       ValueError: if `b2`, `threshold` or `before` is outside its range.
 
     Examples:
@@ -191,8 +195,10 @@ def effective_warmup_period(schedule: optax.Schedule, steps: int) -> float:
 
     .. math:: \sum_{t=1}^{\text{steps}} (1 - f(t))
 
+    Optax's counts stop at 2,147,483,647: all later steps have the factor of that one.
+
     Args:
-      schedule: a warmup factor, 1 at its end; a schedule.
+      schedule: a warmup factor, 1 at its end; a schedule that `jax.jit` can trace.
       steps: the number of updates to sum over, an integer >= 1.
 
     Returns:
@@ -213,11 +219,24 @@ def effective_warmup_period(schedule: optax.Schedule, steps: int) -> float:
     """
     _arguments.check_function("schedule", schedule)
     _arguments.check_integer("steps", steps, at_least=1)
-    parts = (
-        jax.vmap(schedule)(jnp.arange(first, min(first + _PART, steps)))
-        for first in range(0, steps, _PART)
-    )
-    return math.fsum(1 - factor for part in parts for factor in part.tolist())
+    steps = int(steps)
+    counts = min(steps, _COUNTS)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def factors(first: jax.Array, size: int) -> Any:
+        return jax.vmap(schedule)(first + jnp.arange(size, dtype=jnp.int32))
+
+    def cost(first: int) -> float:
+        part = factors(jnp.int32(first), min(_PART, counts - first))
+        smallest, largest = float(part.min()), float(part.max())
+        if smallest == largest:  # as after the end of a warmup
+            return int(part.size) * (1 - smallest)
+        return math.fsum(1 - factor for factor in part.tolist())
+
+    total = math.fsum(map(cost, range(0, counts, _PART)))
+    if steps > counts:
+        total += (steps - counts) * (1 - float(schedule(jnp.int32(_COUNTS - 1))))
+    return total
 
 
 def warmup_linear_decay_schedule(
@@ -273,7 +292,10 @@ def warmup_linear_decay_schedule(
         warmup_steps = total * warmup_proportion
         warming_up = t < warmup_steps
         rise = t / jnp.where(warming_up, warmup_steps, 1)  # finite without a warmup
-        fall = jnp.clip((t - warmup_steps) / (total - warmup_steps), 0, 1)
+        # Finite without a decay: in float32, a proportion near 1 is 1.
+        decay_steps = jnp.where(warmup_steps < total, total - warmup_steps, 1)
+        fall = jnp.clip((t - warmup_steps) / decay_steps, 0, 1)
+        fall = jnp.where(t < total, fall, 1)
         line = (1 - fall) * peak_value + fall * end_value
         return jnp.where(warming_up, rise * peak_value, line)
 

@@ -41,6 +41,7 @@ _BERNOULLI_COEFFICIENTS = (
 )
 _LAST_STEP = 2**31 - 1  # where Optax's counts stop
 _NEGLIGIBLE = 80.0  # x beyond which 2 t / (e^x - 1) is lost beside rho, and overflows
+_SETTLED = 2.0**63  # t from which x is larger than that, for every float64 b2 below 1
 
 
 def _bernoulli_series(x: Any) -> Any:
@@ -67,11 +68,31 @@ def _negative_log(decay: ArrayLike) -> ArrayLike:
     return -jnp.where(near_one, log_near_one, log_elsewhere)
 
 
-def _limit(b2: ArrayLike) -> float | jax.Array:
+def _limit(b2: ArrayLike) -> Any:
     """rho_inf, in Python's float64 where `b2` is a Python number."""
     if isinstance(b2, numbers.Real):
         return 2 / (1 - float(b2)) - 1
     return 2 / (1 - jnp.asarray(b2, float)) - 1
+
+
+def float_sma_length(step: float, b2: float) -> float:
+    """`sma_length` of Python numbers, in float64."""
+    log: Any = _negative_log(b2)
+    x = step * log
+    if x < 1:
+        return float(step - (2 / log) * (_bernoulli_series(x) - _bernoulli_series(log)))
+    if step == 1:
+        return 1.0
+    return float(_limit(b2)) - 2 * step / math.expm1(min(x, _NEGLIGIBLE))
+
+
+def float_rectification(step: float, b2: float) -> float:
+    """`rectification` of Python numbers, in float64."""
+    rho, limit = float_sma_length(step, b2), _limit(b2)
+    if rho <= 4:
+        return 0.0
+    ratio = (rho - 4) * (rho - 2) / rho * limit / ((limit - 4) * (limit - 2))
+    return min(math.sqrt(ratio), 1.0)
 
 
 def sma_length_limit(b2: ArrayLike) -> jax.Array:
@@ -110,7 +131,8 @@ def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
     arithmetic in float32, and 1e-12 in float64, for `b2` from 0.7 on.
 
     Args:
-      step: t, the steps taken, counted from 1; integers or floats of any shape.
+      step: t, the steps taken, counted from 1; integers or floats of any shape and
+        size. NaN in an array gives NaN.
       b2: decay rate of the second moment, a number in [0, 1). A traced float32 scalar
         works, but its own rounding moves rho_inf by 6e-8 / (1 - b2), relatively.
 
@@ -119,8 +141,9 @@ def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
       `sma_length_limit(b2)`.
 
     Raises:
-      TypeError: if `b2` is not a scalar number.
-      ValueError: if `b2` is outside [0, 1), or `step` is a Python number below 1.
+      TypeError: if `b2` is not a scalar number, or `step` no real number or array.
+      ValueError: if `b2` is outside [0, 1), or `step` is a Python number below 1 or
+        not finite.
 
     Examples:
       >>> print(f"{sma_length(5, b2=0.9):.3f}")
@@ -131,7 +154,9 @@ def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
     """
     _arguments.check_decay_rate("b2", b2)
     _arguments.check_steps(step)
-    t = jnp.asarray(step, float)
+    if isinstance(step, numbers.Real):
+        step = min(step, _SETTLED)  # float32 holds none above 3e38
+    t = jnp.minimum(jnp.asarray(step, float), _SETTLED)
     log = jnp.asarray(_negative_log(b2), float)
     x = t * log
     small = x < 1
@@ -153,7 +178,8 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
                          {(\rho_\infty - 4)(\rho_\infty - 2)\rho_t}}
 
     Args:
-      step: t, the steps taken, counted from 1; integers or floats of any shape.
+      step: t, the steps taken, counted from 1; integers or floats of any shape and
+        size. NaN in an array gives NaN.
       b2: decay rate of the second moment, a number in [0, 1). A traced float32 scalar
         works, but its own rounding moves r_t (by 7e-4 at b2 = 0.99999).
 
@@ -162,8 +188,9 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
       rho_t <= 4, hence at every step where rho_inf <= 4 (b2 <= 0.6); then rising to 1.
 
     Raises:
-      TypeError: if `b2` is not a scalar number.
-      ValueError: if `b2` is outside [0, 1), or `step` is a Python number below 1.
+      TypeError: if `b2` is not a scalar number, or `step` no real number or array.
+      ValueError: if `b2` is outside [0, 1), or `step` is a Python number below 1 or
+        not finite.
 
     Examples:
       >>> for step in (5, 6, 100, 10_000):
@@ -178,7 +205,7 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
     """
     rho = sma_length(step, b2)
     limit = _limit(b2)
-    defined = (rho > 4) & (limit > 4)
+    undefined = rho <= 4  # as all are where the limit is; in this form NaN gives NaN
     # Finite where it is not defined: `where` inside the square root too, whose gradient
     # at 0 is infinite.
     if isinstance(limit, float):
@@ -186,8 +213,8 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
     else:
         limit = jnp.where(limit > 4, limit, 5)
     at_limit = (limit - 4) * (limit - 2) / limit
-    ratio = jnp.where(defined, (rho - 4) * (rho - 2) / rho / at_limit, 1)
-    return jnp.where(defined, jnp.minimum(jnp.sqrt(ratio), 1), 0)
+    ratio = jnp.where(undefined, 1, (rho - 4) * (rho - 2) / rho / at_limit)
+    return jnp.where(undefined, 0, jnp.minimum(jnp.sqrt(ratio), 1))
 
 
 def is_tractable(step: ArrayLike, b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -210,14 +237,9 @@ def is_tractable(step: ArrayLike, b2: ArrayLike, threshold: ArrayLike) -> jax.Ar
 @functools.lru_cache(maxsize=128)
 def _first_tractable_step(b2: float, threshold: float) -> int:
     """`first_tractable_step` of Python numbers, in float64."""
-    log: Any = _negative_log(b2)
 
-    def length(t: int) -> Any:
-        """`sma_length`, where a number can choose its branch."""
-        x = t * log
-        if x < 1:
-            return t - (2 / log) * (_bernoulli_series(x) - _bernoulli_series(log))
-        return 1.0 if t == 1 else _limit(b2) - 2 * t / math.expm1(min(x, _NEGLIGIBLE))
+    def length(t: int) -> float:
+        return float_sma_length(t, b2)
 
     return 1 + bisect.bisect_left(range(1, _LAST_STEP), threshold, key=length)
 

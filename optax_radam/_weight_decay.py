@@ -13,10 +13,16 @@ from optax_radam import _arguments
 Mask = Any | Callable[[optax.Params], Any] | None
 
 
-def _checked(mask: Mask) -> Mask:
-    """A function's result is checked as a tree given at once is."""
-    if not callable(mask):
-        return mask
+def _as_function(mask: Mask) -> Callable[[optax.Params], Any] | None:
+    """The mask as a function from the parameters to a tree of booleans.
+
+    Optax then never has to tell functions from trees.
+    """
+    if mask is None:
+        return None
+    if not _arguments.is_function_for_mask(mask):
+        _arguments.check_mask_tree(mask)
+        return lambda params: mask
 
     def checked(params: optax.Params) -> Any:
         tree = mask(params)
@@ -54,9 +60,8 @@ def _without_frozen(tree: Any, updates: optax.Updates) -> Any:
     )
 
 
-def _mask_of_leaves(mask: Mask, params: optax.Params) -> Any:
-    """The mask with the structure of the parameters."""
-    tree = mask(params) if callable(mask) else mask
+def _mask_of_leaves(tree: Any, params: optax.Params) -> Any:
+    """The mask with the structure of the parameters, of which it is a prefix."""
     return jax.tree.map(lambda m, p: jax.tree.map(lambda _: m, p), tree, params)
 
 
@@ -78,13 +83,12 @@ def add_decayed_weights(
       An `optax.GradientTransformation`.
     """
     _arguments.check_number_or_schedule("weight_decay", weight_decay)
-    _arguments.check_mask(mask)
-    mask = _checked(mask)
+    make_mask = _as_function(mask)
     absent = isinstance(weight_decay, numbers.Real) and weight_decay == 0
 
     def init_fn(params: optax.Params) -> optax.OptState:
         try:
-            return optax.add_decayed_weights(weight_decay, mask).init(params)
+            return optax.add_decayed_weights(weight_decay, make_mask).init(params)
         except ValueError as error:  # without a mask, `init` has nothing to compare
             raise ValueError(
                 f"`mask` must be a prefix of the tree of `params`: {error}"
@@ -100,8 +104,9 @@ def add_decayed_weights(
         leaves = None
         if params is not None:
             _check_params(params, updates)
-            if mask is not None:
-                leaves = _without_frozen(_mask_of_leaves(mask, params), updates)
+            if make_mask is not None:
+                leaves = _mask_of_leaves(make_mask(params), params)
+                leaves = _without_frozen(leaves, updates)
             params = _without_frozen(params, updates)
         decay = optax.add_decayed_weights(weight_decay, leaves)
         decayed, state = decay.update(updates, state, params)

@@ -41,6 +41,17 @@ def test_is_traced_once_and_agrees_with_the_state():
     assert found["factor"] > 0
 
 
+@pytest.mark.parametrize(
+    "step", [2**31, np.int64(2**32 + 6), np.array([2**32 + 6, 7])], ids=str
+)
+def test_steps_that_int32_does_not_hold(step):
+    found = optax_radam.describe(step, 0.9)
+    np.testing.assert_allclose(found["step"], step, rtol=1e-7)
+    for name in ("r", "factor"):
+        expected = [float(oracles.rectification(int(t), 0.9)) for t in np.ravel(step)]
+        np.testing.assert_allclose(np.ravel(found[name]), expected, rtol=1e-6)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`step` must be a finite number >= 1, got 0"):
         optax_radam.describe(0)

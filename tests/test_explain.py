@@ -1,3 +1,7 @@
+import math
+import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -14,6 +18,12 @@ def _rows(capsys, *arguments):
     assert explain.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     return dict(line.strip().split("  ", 1) for line in lines)
+
+
+def _number(answer):
+    """The first number in an answer of the table."""
+    number = re.search(r"[\d,]+(\.\d+)?", answer)[0].replace(",", "")
+    return float(number) if "." in number else int(number)
 
 
 def _step_at(r, b2):
@@ -49,6 +59,25 @@ def test_costs(capsys):
     assert linear == "2,068 steps (rule of thumb, 2 / (1 - b2): 2,000)"
 
 
+@pytest.mark.parametrize("b2", [0.99999999, 0.9999999999])
+def test_costs_of_long_warmups(capsys, b2):
+    """In the limit, r is the root of 1 - x / (exp(x) - 1) at t = x / (1 - b2)."""
+    rows = _rows(capsys, "--b2", str(b2))
+    s = np.linspace(1e-6, 6.5, 100_000)  # of which x is the square
+    cost = np.trapezoid((1 - np.sqrt(1 - s**2 / np.expm1(s**2))) * 2 * s, s)
+    actual = _number(rows["costs as much as"])
+    np.testing.assert_allclose(actual, cost / (1 - b2), rtol=1e-6)
+
+
+def test_steps_that_no_count_of_optax_reaches(capsys):
+    rows = _rows(capsys, "--b2", "0.9999999999")
+    t = _number(rows["r reaches 0.99"])
+    assert rows["r reaches 0.99"].endswith(f"at step {t:,} (beyond Optax's counts)")
+    # r is 0.99 where x / (exp(x) - 1) is 1 - 0.99**2.
+    x = t * (1 - 0.9999999999)
+    np.testing.assert_allclose(x / math.expm1(x), 1 - 0.99**2, rtol=1e-6)
+
+
 def test_simulation_meets_the_approximation():
     """Within a fifth, where rho is large."""
     b2, steps = 0.99, 400
@@ -72,6 +101,27 @@ def test_figure(tmp_path, capsys, suffix):
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_figure_of_the_longest_run(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(explain, "_SIMULATED_STEPS", 10)
+    explain.draw(0.999, 5.0, 2**31 - 1, tmp_path / "warmups.png")
+
+
+def test_figure_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+
+    def fill_the_disk(_, path, **__):
+        pathlib.Path(path).write_bytes(b"part of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure.Figure, "savefig", fill_the_disk)
+    out = tmp_path / "warmups.png"
+    assert explain.main(["--b2", "0.9", "--steps", "50", "--out", str(out)]) == 1
+    message = "The figure could not be written: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == message
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_matplotlib_the_table_still_comes(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
@@ -92,19 +142,52 @@ def test_without_matplotlib_the_table_still_comes(tmp_path, capsys, monkeypatch)
         ),
         (["--b2", "1.5"], "`b2` must be a number in [0, 1), got 1.5"),
         (["--threshold", "3"], "`threshold` must be a finite number >= 4, got 3.0"),
-        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--steps", "0"], "--steps must be between 1 and 2147483647, got 0"),
+        (["--steps", "9" * 400], "--steps must be between 1 and 2147483647, got 999"),
         (["--out", "figure.bmp"], "--out must end in one of ('.pdf', '.png', '.svg')"),
         (["--out", "no/figure.png"], "--out needs the folder no, which is not there"),
+        (["--out", "taken.png"], "--out must be a file, got the folder taken.png"),
     ],
-    ids=["b2", "b2_range", "threshold", "steps", "format", "folder"],
+    ids=[
+        "b2",
+        "b2_range",
+        "threshold",
+        "steps",
+        "long_steps",
+        "format",
+        "folder",
+        "is_folder",
+    ],
 )
-def test_bad_arguments(capsys, arguments, message):
+def test_bad_arguments(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("taken.png").mkdir()
     with pytest.raises(SystemExit, match="2"):
         explain.main(arguments)
     assert message in capsys.readouterr().err
 
 
+_COMMAND = [sys.executable, "-m", "optax_radam.explain", "--b2", "0.9"]
+
+
 def test_runs_as_a_module():
-    command = [sys.executable, "-m", "optax_radam.explain", "--b2", "0.9"]
-    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    process = subprocess.run(_COMMAND, capture_output=True, text=True, check=True)
     assert "first tractable step" in process.stdout
+
+
+def test_ends_quietly_where_nobody_reads():
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(_COMMAND, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert process.stderr == b""
+    assert process.returncode == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(_COMMAND, stdout=full, stderr=subprocess.PIPE)
+    message = b"The output could not be written: [Errno 28] No space left on device\n"
+    assert process.stderr == message
+    assert process.returncode == 1

@@ -1,3 +1,6 @@
+import dataclasses
+import typing
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,8 @@ def _halving(count):
     [
         {},
         {"fallback": "skip"},
+        {"fallback": "shifted"},
+        {"fallback": "shifted", "b2": 0.9, "threshold": 12.5, "nesterov": True},
         {"b1": 0.0, "b2": 0.95},
         {"b1": 0.5, "b2": 0.99999},
         {"eps": 1e-2, "eps_root": 1e-3},
@@ -63,15 +68,19 @@ def test_complex_parameters_have_a_real_second_moment():
     assert optax.tree.get(state, "nu").dtype == jnp.float32
 
 
-@pytest.mark.parametrize("fallback", ["momentum", "skip"])
+@pytest.mark.parametrize("fallback", ["momentum", "skip", "shifted"])
 def test_is_the_chain_built_by_hand_bit_for_bit(fallback):
     radam = optax_radam.radam(
         1e-2, 0.8, 0.99, 1e-6, 1e-9, 4.5, fallback=fallback, weight_decay=0.1
     )
-    before = {"momentum": 1.0, "skip": 0.0}[fallback]
+    threshold, factor = {
+        "momentum": (4.5, {"before": 1.0}),
+        "skip": (4.5, {"before": 0.0}),
+        "shifted": (None, {"shifted": True}),
+    }[fallback]
     by_hand = optax.chain(
-        optax_radam.scale_by_moments(0.8, 0.99, 1e-6, 1e-9, 4.5),
-        optax_radam.scale_by_rectification(0.99, 4.5, before=before),
+        optax_radam.scale_by_moments(0.8, 0.99, 1e-6, 1e-9, threshold),
+        optax_radam.scale_by_rectification(0.99, 4.5, **factor),
         optax.add_decayed_weights(0.1),
         optax.scale_by_learning_rate(1e-2),
     )
@@ -138,6 +147,38 @@ def test_missing_gradients_under_a_mask(mask):
     for gradients in (params | {"net": None}, params | {"head": None}):
         updates, state = optimizer.update(gradients, state, params)
         chex.assert_trees_all_equal_structs(updates, gradients)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Model:
+    """A tree that can be called, as Equinox's models are."""
+
+    w: typing.Any
+    b: typing.Any
+
+    def __call__(self, x):
+        return x @ self.w + self.b
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [_Model(True, False), lambda params: _Model(True, False)],
+    ids=["tree", "function"],
+)
+def test_mask_may_be_a_model(mask):
+    params = _Model(jnp.ones((2, 2)), jnp.ones(2))
+    optimizer = optax_radam.radam(0.1, weight_decay=0.1, mask=mask)
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    chex.assert_trees_all_close(updates, _Model(-0.01 * params.w, 0 * params.b))
+
+
+def test_traced_masks_are_refused():
+    params = jnp.ones(2)
+    optimizer = optax_radam.radam(0.1, weight_decay=0.1, mask=lambda p: jnp.any(p > 0))
+    with pytest.raises(TypeError, match=r"`mask` is .*Tracer.* a tree of booleans"):
+        jax.jit(optimizer.update)(params, optimizer.init(params), params)
 
 
 def test_mask_may_be_bare_where_the_parameters_are():
@@ -275,6 +316,7 @@ _MASK = {"w": True, "b": False}
         (float, TypeError, "`mask` is <class 'float'>"),
         ("w", TypeError, "`mask` is 'w'"),
         (_MASK | {"b": 1}, TypeError, r"`mask\['b'\]` is 1"),
+        (_Model(True, 0), TypeError, r"`mask.b` is 0"),
         (_MASK | {"b": [True, "no"]}, TypeError, r"`mask\['b'\]\[1\]` is 'no'"),
         (_MASK | {"b": np.ones(2, bool)}, TypeError, r"`mask\['b'\]` is array"),
         (lambda params: _MASK | {"w": None, "b": 2}, TypeError, r"`mask\['b'\]` is 2"),
@@ -291,6 +333,7 @@ _MASK = {"w": True, "b": False}
         "class",
         "string",
         "int_leaf",
+        "int_leaf_of_model",
         "string_leaf",
         "array_leaf",
         "leaf_of_function",
@@ -315,7 +358,7 @@ def test_bad_masks(mask, error, message):
         (
             {"fallback": "sgd"},
             ValueError,
-            r"`fallback` must be one of \('momentum', 'skip'\), got 'sgd'",
+            r"`fallback` must be one of \('momentum', 'skip', 'shifted'\), got 'sgd'",
         ),
         ({"fallback": np.array(["skip"])}, ValueError, "`fallback` must be one of"),
         ({"learning_rate": float}, TypeError, "`learning_rate` must be .* got <class"),

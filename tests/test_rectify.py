@@ -74,6 +74,18 @@ def test_16_bit_updates_are_multiplied_in_float32():
     assert error.max() <= 2.0**-8
 
 
+@pytest.mark.usefixtures("x64")
+def test_state_made_without_64_bits_keeps_its_dtypes():
+    transform = optax_radam.scale_by_rectification(B2)
+    state = transform.init(jnp.zeros(2))
+    state = state._replace(rectification=jnp.zeros([], jnp.float32))
+    gradients = jnp.ones((10, 2), jnp.float32)
+    after, _ = jax.lax.scan(lambda s, g: transform.update(g, s)[::-1], state, gradients)
+    assert after.rectification.dtype == jnp.float32
+    expected = float(oracles.rectification(10, B2))
+    np.testing.assert_allclose(after.rectification, expected, rtol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -92,3 +104,14 @@ def test_bad_arguments(name, arguments, error, message):
 def test_rectify_refuses_what_is_no_transformation():
     with pytest.raises(TypeError, match=r"`inner` must be an optax.GradientTransform"):
         optax_radam.rectify(optax.scale_by_adam, 0.999)
+
+
+def test_states_of_other_kinds_are_refused():
+    transform = optax_radam.scale_by_rectification(B2)
+    for state in (transform.init(None)._asdict(), optax.scale_by_adam().init(None)):
+        with pytest.raises(
+            TypeError,
+            match="`state` must be a ScaleByRectificationState, got one of type "
+            f"`{type(state).__name__}`. Restore .* target, .*from_optax_state",
+        ):
+            transform.update(jnp.ones(2), state)

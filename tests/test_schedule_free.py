@@ -96,11 +96,22 @@ def test_rate_by_a_schedule():
     assert jnp.all(after.z != plain_state.z)
 
 
+def test_smallest_b1_trains():
+    optimizer = optax_radam.schedule_free_radam(0.1, b1=2.0**-24)
+    params = jnp.array([0.3, -0.7])
+    state = optimizer.init(params)
+    for _ in range(20):
+        updates, state = optimizer.update(params, state, params)
+        params = optax.apply_updates(params, updates)
+    assert jnp.all(jnp.isfinite(params))
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"b1": 0.0}, ValueError, r"`b1` must be a number in \(0, 1\), got 0.0"),
-        ({"b1": 1}, ValueError, r"`b1` must be a number in \(0, 1\), got 1"),
+        ({"b1": 0.0}, ValueError, r"`b1` must be a number in \[2\*\*-24, 1\), got 0"),
+        ({"b1": 1e-38}, ValueError, r"`b1` must .* in \[2\*\*-24, 1\), got 1e-38"),
+        ({"b1": 1}, ValueError, r"`b1` must be a number in \[2\*\*-24, 1\), got 1"),
         ({"b2": 0.6}, ValueError, r"`b2` must be in \(0.6, 1\) for threshold 4.0"),
         ({"learning_rate": -1}, ValueError, "`learning_rate` must be .* got -1"),
         ({"eps": "0"}, TypeError, "`eps` must be .* got '0'"),

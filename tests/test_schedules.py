@@ -104,6 +104,20 @@ def test_effective_period_of_a_constant():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (optax_radam.untuned_linear_warmup_schedule(0.999), 999.5),
+        # 0.5 at the last count, which these steps have 1 + 2**20 times.
+        (lambda count: jnp.where(count < 2**31 - 1, 1.0, 0.5), (1 + 2**20) / 2),
+    ],
+    ids=["warmup", "last_count"],
+)
+def test_effective_period_of_more_steps_than_counts(schedule, expected):
+    actual = optax_radam.effective_warmup_period(schedule, 2**31 + 2**20)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (
@@ -141,8 +155,25 @@ def test_effective_period_of_a_constant():
             TypeError,
             "`shifted` must be True or False, got 'yes'",
         ),
+        (
+            lambda: jax.jit(
+                lambda flag: optax_radam.rectification_schedule(0.9, shifted=flag)(0)
+            )(True),
+            TypeError,
+            r"`shifted` must be True or False, got .*Tracer.* a static argument.*"
+            r"`static_args=\('shifted',\)`",
+        ),
     ],
-    ids=["none", "string", "negative", "no_schedule", "float", "zero", "shifted"],
+    ids=[
+        "none",
+        "string",
+        "negative",
+        "no_schedule",
+        "float",
+        "zero",
+        "shifted",
+        "traced",
+    ],
 )
 def test_bad_arguments_of_combinations(call, error, message):
     with pytest.raises(error, match=message):
@@ -188,6 +219,12 @@ def test_warmup_linear_decay_schedule(total_steps, proportion, end_value):
     np.testing.assert_allclose(schedule(COUNTS), expected, rtol=2e-6, atol=1e-10)
     assert schedule(total_steps - 1) == jnp.float32(end_value)
     assert schedule(10**8) == jnp.float32(end_value)
+
+
+def test_warmup_of_a_proportion_that_float32_rounds_to_1():
+    schedule = optax_radam.warmup_linear_decay_schedule(1e-3, 100, 0.99999999, 1e-5)
+    expected = [0.99e-3, 1e-5, 1e-5]  # its end is that of the warmup too
+    np.testing.assert_allclose(schedule(np.array([98, 99, 100])), expected, rtol=1e-6)
 
 
 def test_warmup_linear_decay_defaults():

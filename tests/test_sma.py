@@ -153,12 +153,13 @@ def test_shape_and_dtype(function, shape, dtype):
         (5, True, TypeError, r"`b2` must be a number in \[0, 1\), got True"),
         (5, np.ones(2), TypeError, r"`b2` must be .* of shape \(2,\) and dtype"),
         (0, 0.9, ValueError, r"`step` must be a finite number >= 1, got 0"),
+        (np.nan, 0.9, ValueError, r"`step` must be a finite number >= 1, got nan"),
     ],
 )
 def test_bad_arguments(function, step, b2, error, message):
     with pytest.raises(error, match=message):
         getattr(optax_radam, function)(step, b2)
-    if step:
+    if step == 5:
         with pytest.raises(error, match=message):
             optax_radam.sma_length_limit(b2)
 
@@ -187,6 +188,27 @@ def test_gradient_of_the_bias_correction_at_a_decay_of_0(step, slope):
 def test_gradient_of_rho_at_b2_0(step, slope):
     """rho_1 is 1; later, rho_inf less what has no slope there."""
     assert jax.grad(_sma.sma_length, 1)(step, 0.0) == slope
+
+
+@pytest.mark.parametrize(
+    "step",
+    [2**31, 2**40, 10**39, np.int64(2**32 + 6), np.float64(1e300), jnp.float32(1e38)],
+    ids=str,
+)
+def test_steps_beyond_those_of_optax(step):
+    """Larger ones than int32 holds, and than float32 holds."""
+    assert optax_radam.sma_length(step, 0.999) == jnp.float32(1999)
+    assert optax_radam.rectification(step, 0.999) == 1
+
+
+@pytest.mark.parametrize("b2", [0.5, 0.999])
+def test_nan_gives_nan(b2):
+    steps = jnp.array([1.0, jnp.nan, 6.0])
+    for function in (optax_radam.sma_length, optax_radam.rectification):
+        found = function(steps, b2)
+        np.testing.assert_array_equal(jnp.isnan(found), jnp.isnan(steps))
+        gradient = jax.grad(lambda t, f=function: jnp.nansum(f(t, b2)))(steps)
+        assert jnp.all(jnp.isfinite(gradient[jnp.array([0, 2])]))
 
 
 @pytest.mark.parametrize("step", ["1", 1j, None, np.array(["x"])], ids=str)
