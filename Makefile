@@ -4,6 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 
+# An environment with compilers for TPUs and GPUs, 2 GB, beside the versions of `.venv`.
+ACCELERATORS := .venv-accelerators
+COMPILE := $(ACCELERATORS)/bin/python -m pytest --confcutdir tests/accelerators \
+  tests/accelerators -n 2 --dist worksteal
+INSTALL_COMPILERS := $(ACCELERATORS)/bin/python -m pip install --quiet \
+  --disable-pip-version-check --constraint $(ACCELERATORS)/constraints.txt
+
 # An environment with the oldest jax and optax that pyproject.toml admits.
 OLDEST := .venv-oldest
 OLDEST_PINS = $$($(BIN)/python -c "import tomllib; \
@@ -16,7 +23,7 @@ CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 SMOKE := import jax, optax, optax_radam as o; t = o.radam(0.1); p = jax.numpy.ones(2); \
   t.update(p, t.init(p)); print("wheel works, jax", jax.__version__, "optax", optax.__version__)
 
-.PHONY: demo bench test soak test-oldest check clean
+.PHONY: demo bench test accelerators soak test-oldest check clean
 
 demo: $(VENV)/experiments  ## Digits in three minutes: Adam, RAdam, Adam with a warmup
 	$(BIN)/python -m experiments.cifar10.demo
@@ -27,8 +34,12 @@ bench: $(VENV)/experiments  ## Under ten minutes: tables and figures into runs/b
 test: $(VENV)/dev  ## All tests and doctests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-soak: $(VENV)/dev  ## The long tests
+accelerators: $(ACCELERATORS)/ready  ## What compilers for TPUs and GPUs make of an update
+	$(COMPILE)
+
+soak: $(VENV)/dev $(ACCELERATORS)/ready  ## The long tests
 	$(BIN)/python -m pytest -m soak -n 2
+	$(COMPILE) -m soak
 
 test-oldest: $(VENV)/dev  ## The wheel alone, newest and oldest; core tests on oldest
 	rm -rf dist && $(BIN)/python -m build
@@ -48,10 +59,19 @@ check: $(VENV)/dev  ## Format (in CI: refuse what is not formatted), lint, check
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OLDEST) dist
+	rm -rf $(VENV) $(ACCELERATORS) $(OLDEST) dist
 
 $(VENV)/dev: $(VENV)/experiments
 	$(PIP) '.[dev]'
+	@touch $@
+
+# A compiler that cannot be installed is left out: tests skip it, or fail where CI is set.
+$(ACCELERATORS)/ready: $(VENV)/dev
+	$(PYTHON) -m venv --clear $(ACCELERATORS)
+	$(BIN)/python -m pip freeze --exclude-editable > $(ACCELERATORS)/constraints.txt
+	$(INSTALL_COMPILERS) jax optax flax pytest pytest-xdist
+	-$(INSTALL_COMPILERS) 'jax[tpu]'
+	-$(INSTALL_COMPILERS) 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12
 	@touch $@
 
 $(VENV)/experiments: pyproject.toml

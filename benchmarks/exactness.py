@@ -81,16 +81,14 @@ def _training_gradient(
     return f"{jax.grad(final_loss)(jnp.float32(0.01)):.4g}"
 
 
-def _bfloat16_second_moment(radam: Callable[..., GradientTransformation]) -> str:
-    """Nu after one gradient of 1 and 1,999 of 1e-3, for a bfloat16 parameter."""
-    optimizer = radam(1e-3)
+def _second_moment(optimizer: GradientTransformation, gradients: jax.Array) -> float:
+    """Nu after these gradients, one a step."""
 
     def step(state: optax.OptState, gradient: jax.Array) -> tuple[optax.OptState, None]:
         return optimizer.update(gradient, state)[1], None
 
-    gradients = jnp.full(2000, 1e-3, jnp.bfloat16).at[0].set(1)
     state = jax.lax.scan(step, optimizer.init(gradients[0]), gradients)[0]
-    return f"{float(optax.tree.get(state, 'nu')):.3g}"
+    return float(optax.tree.get(state, "nu"))
 
 
 def main() -> None:
@@ -110,10 +108,18 @@ def main() -> None:
     print(
         "| d loss / d learning rate, through 8 steps", *gradients, "finite |", sep=" | "
     )
-    moments = map(_bfloat16_second_moment, radams)
+    b2, averaged = 0.99999, 100_000
+    exact = -math.expm1(averaged * math.log(b2))
+    moments = [
+        _second_moment(radam(1e-3, b2=b2), jnp.ones(averaged)) for radam in radams
+    ]
+    label = f"| b2 = {b2}: relative error of nu after {averaged:,} steps"
+    print(label, *(f"{abs(nu / exact - 1):.1e}" for nu in moments), "0 |", sep=" | ")
+    bfloat16 = jnp.full(2000, 1e-3, jnp.bfloat16).at[0].set(1)
+    moments = [_second_moment(radam(1e-3), bfloat16) for radam in radams]
     exact = 0.999**1999 * 0.001 + (1 - 0.999**1999) * float(jnp.bfloat16(1e-3)) ** 2
     label = "| bfloat16 parameter: nu after 2,000 steps"
-    print(label, *moments, f"{exact:.3g} |", sep=" | ")
+    print(label, *(f"{nu:.3g}" for nu in moments), f"{exact:.3g} |", sep=" | ")
 
 
 if __name__ == "__main__":

@@ -82,8 +82,9 @@ def radam(
       weight_decay: decoupled decay, multiplied by the learning rate but not by r_t: a
         finite number >= 0, or a schedule from the count of updates. For L2 instead,
         put `optax.add_decayed_weights` before this in a chain.
-      mask: which parameters decay: a tree of booleans, a prefix of the parameters'
-        tree, or a function from the parameters to such a tree; None for all.
+      mask: which parameters decay: a tree of booleans (a model may be one, though it
+        can be called), a prefix of the parameters' tree, or a function from the
+        parameters to such a tree; None for all.
       mu_dtype: dtype of the first moment, real and floating; None for each
         parameter's own. Complex leaves get the complex dtype of that precision.
       nu_dtype: dtype of the second moment, real, floating and of 32 bits at least;
@@ -106,13 +107,15 @@ def radam(
       and `shifted=True` in the second.
 
       Under `optax.inject_hyperparams`, a `weight_decay` of 0 arrives as an array and
-      asks for `params`, and a dtype or a function for `mask` is taken for a schedule:
-      name those that you use in its `static_args`. Where parameters have 16 bits, add
-      `hyperparam_dtype=jnp.float32`, or b2 = 0.999 is rounded to 1 and refused.
+      asks for `params`, and a dtype, or a function or a model for `mask`, is taken for
+      a schedule: name those that you use in its `static_args`. Where parameters have 16
+      bits, add `hyperparam_dtype=jnp.float32`, or b2 = 0.999 is rounded to 1 and
+      refused.
 
     Raises:
-      TypeError: if an argument is of the wrong kind; from `init` and `update`, if a
-        leaf is an integer or a boolean, or a mask has leaves that are not booleans.
+      TypeError: if an argument is of the wrong kind, or a flag is traced; from `init`
+        and `update`, if a leaf is an integer or a boolean, or a mask has leaves that
+        are not booleans; from `update`, if a stage's state is of another kind.
       ValueError: if an argument is outside its range; from `init`, if `mask` does not
         fit the parameters; from `update`, if the trees of gradients and state differ,
         or if `params` is missing and there is a decay.

@@ -3,14 +3,13 @@
 Of recent XLA: that of jax 0.7 copies, so these are not of the tests with the oldest.
 """
 
-import re
-
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import optax_radam
+from benchmarks import kernels
 
 LARGE = 10_000  # elements, of leaves whose traffic counts
 
@@ -45,10 +44,9 @@ def test_one_loop_for_each_moment_and_one_for_the_parameters(name, dtype):
     compiled = _compile(OPTIMIZERS[name], params)
 
     assert compiled.memory_analysis().temp_size_in_bytes < LARGE
-    entry = compiled.as_text().split("\nENTRY ")[1]
-    loops = re.findall(r"= \w+\[(\d*)0000\]\S* (?:fusion|copy)\(", entry)
+    loops = [k for k in kernels.of(compiled.as_text()) if not k.is_scalar]
     per_leaf = 4 if name == "amsgrad" else 3
-    assert sorted(loops) == sorted(per_leaf * ["1", "2", "3"])
+    assert len(loops) == per_leaf * len(leaves)
 
 
 def test_leaves_alike_are_traced_once():

@@ -94,6 +94,39 @@ ENTRY %main (x: f32[2,3]) -> f32[16,3] {
 """
 
 
+# As XLA writes them for TPUs: a gather that begins, goes on and ends in three fusions,
+# and a fusion that sums and scatters.
+TPU = """\
+HloModule made_up
+
+%async_collective_start (x: bf16[2,3]) -> (bf16[2,3], bf16[16,3]) {
+  %x = bf16[2,3]{1,0} parameter(0)
+  %g.1 = bf16[16,3]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=5, dimensions={0}
+  ROOT %call.1 = (bf16[2,3]{1,0}, bf16[16,3]{1,0:T(8,128)S(1)}) custom-call(%g.1)
+}
+
+%async_collective_fusion (y: bf16[2,3]) -> bf16[16,3] {
+  %y = bf16[2,3]{1,0} parameter(0)
+  ROOT %g.2 = bf16[16,3]{1,0:T(8,128)(2,1)} all-gather(%y), channel_id=5, dimensions={0}
+}
+
+%all-reduce-scatter.1 (input: f32[16,3]) -> f32[2,3] {
+  %input = f32[16,3]{1,0:T(8,128)} parameter(0)
+  %sum = f32[16,3]{1,0:T(8,128)} all-reduce(%input), channel_id=7, to_apply=%add
+  ROOT %slice = f32[2,3]{1,0:T(8,128)} dynamic-slice(%sum, %index, %zero)
+}
+
+ENTRY %main (z: f32[16,3]) -> f32[2,3] {
+  %z = f32[16,3]{1,0:T(8,128)} parameter(0)
+  ROOT %fusion = f32[2,3]{1,0:T(8,128)} fusion(%z), calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_those_of_tpus():
+    assert collectives.of(TPU) == [("all-gather", 96), ("reduce-scatter", 192)]
+
+
 def test_asynchronous_ones_count_where_they_start():
     found = collectives.of(ASYNCHRONOUS)
     assert found[:3] == [
