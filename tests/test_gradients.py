@@ -146,8 +146,10 @@ def _final_loss_unrolled(start, settings, steps):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("derivative", SECOND_DERIVATIVES)
-@pytest.mark.parametrize("eps", [0.0, 1e-8])
+@pytest.mark.parametrize(
+    ("derivative", "eps"),
+    [("hessian", 1e-8), ("gradient of gradient", 1e-8), ("gradient of gradient", 0.0)],
+)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_second_derivatives_in_a_scan_where_a_gradient_is_zero(
     variant, eps, derivative
@@ -156,10 +158,10 @@ def test_second_derivatives_in_a_scan_where_a_gradient_is_zero(
 
     def scanned(params):
         point = POINT | {"start": params, "eps": eps}
-        return _final_loss(point, EVERY_STEP[:8], variant)
+        return _final_loss(point, EVERY_STEP[:7], variant)
 
     def unrolled(params):
-        return _final_loss_unrolled(params, {"eps": eps, **VARIANTS[variant]}, steps=8)
+        return _final_loss_unrolled(params, {"eps": eps, **VARIANTS[variant]}, steps=7)
 
     start = jnp.array([1.0, -0.5, 0.0])
     actual, expected = (
