@@ -3,7 +3,6 @@
 import functools
 
 import chex
-import documents
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,27 +152,6 @@ def test_within_a_train_state():
     chex.assert_trees_all_equal(
         converted["opt_state"], optax_radam.radam(0.1).init(PARAMS)
     )
-
-
-def test_within_nnx():
-    """By the recipe of docs/migrating.md."""
-    convert = documents.run(documents.DOCS / "migrating.md")["convert_nnx"]
-    nnx = pytest.importorskip("flax.nnx")
-
-    def train(model, optimizer, steps):
-        for _ in range(steps):
-            loss = nnx.grad(lambda m: jnp.sum(m(jnp.ones((4, 3))) ** 2))
-            optimizer.update(model, loss(model))
-
-    models = [nnx.Linear(3, 2, rngs=nnx.Rngs(0)) for _ in range(2)]
-    theirs = [
-        nnx.Optimizer(model, optax.radam(1e-3), wrt=nnx.Param) for model in models
-    ]
-    train(models[0], theirs[0], 10)
-    train(models[0], convert(theirs[0], models[0]), 10)
-    train(models[1], theirs[1], 20)
-    kernels = [model.kernel.get_value() for model in models]
-    np.testing.assert_allclose(*kernels, rtol=0, atol=2e-5)
 
 
 def test_batched_states():
