@@ -102,6 +102,12 @@ def _users_own():
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _normal_gradients():
+    return jax.tree.map(
+        lambda p: jnp.asarray(problems.normal_gradients(12, *p.shape), p.dtype), START
+    )
+
+
 @pytest.mark.parametrize(
     "inner",
     [
@@ -111,16 +117,15 @@ def _users_own():
         optax.scale_by_yogi(b2=B2),
         optax.scale_by_rms(decay=B2, bias_correction=True),
         optax.scale_by_amsgrad(b2=B2),
+        optax.lamb(0.1, b2=B2, weight_decay=0.01),
         _users_own(),
     ],
-    ids=["adam", "adam_eps", "belief", "yogi", "rms", "amsgrad", "users_own"],
+    ids=["adam", "adam_eps", "belief", "yogi", "rms", "amsgrad", "lamb", "users_own"],
 )
 def test_rectify_is_the_factor_times_the_inner_update(inner):
     transform = optax_radam.rectify(inner, B2)
     inner = optax.with_extra_args_support(inner)
-    gradients = jax.tree.map(
-        lambda p: jnp.asarray(problems.normal_gradients(12, *p.shape), p.dtype), START
-    )
+    gradients = _normal_gradients()
     state, inner_state = transform.init(START), inner.init(START)
     for t in range(1, 13):
         g = jax.tree.map(operator.itemgetter(t - 1), gradients)
@@ -130,3 +135,26 @@ def test_rectify_is_the_factor_times_the_inner_update(inner):
         expected = float(oracles.rectification(t, B2)) if t > LAST_RAW_STEP else 0
         np.testing.assert_allclose(factor, expected, rtol=5e-7)
         chex.assert_trees_all_equal(updates, times(factor, inner_updates))
+
+
+@pytest.mark.parametrize(
+    "normalize",
+    [optax.scale_by_trust_ratio(), optax.clip_by_global_norm(1e-3)],
+    ids=["trust_ratio", "clip_that_acts"],
+)
+def test_normalization_cancels_the_factor_unless_it_comes_before(normalize):
+    def updates(transform):
+        def step(state, gradients):
+            return transform.update(gradients, state, START)[::-1]
+
+        _, updates = jax.lax.scan(step, transform.init(START), _normal_gradients())
+        return jax.tree.map(lambda u: u[LAST_RAW_STEP:], updates)
+
+    adam = optax.scale_by_adam(b2=B2)
+    expected = updates(optax.chain(adam, normalize))
+    cancelled = updates(optax.chain(optax_radam.rectify(adam, B2), normalize))
+    chex.assert_trees_all_close(cancelled, expected, rtol=1e-5)
+    kept = updates(optax_radam.rectify(optax.chain(adam, normalize), B2))
+    steps = range(LAST_RAW_STEP + 1, 13)
+    factors = np.array([float(oracles.rectification(t, B2)) for t in steps])
+    chex.assert_trees_all_close(kept, times(factors, expected), rtol=1e-5)

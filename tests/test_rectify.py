@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import oracles
+import problems
 import pytest
 
 import optax_radam
@@ -32,6 +33,28 @@ def test_shifted_factor_of_each_step():
         updates, state = transform.update(jnp.array([1.0, -2.0]), state)
         factor = float(oracles.rectification(t + 5, B2))  # tractable from step 6 on
         np.testing.assert_allclose(updates, [3 * factor, -6 * factor], rtol=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("inner", "bounded"),
+    [
+        (optax.scale_by_adam(b2=B2), True),
+        (optax.scale_by_belief(b2=B2), True),
+        (optax.scale_by_rms(B2, bias_correction=True), True),
+        (optax.scale_by_adan(b3=B2), True),
+        (optax.scale_by_stddev(B2, bias_correction=True), False),
+        (optax.contrib.scale_by_acprop(b2=B2), False),
+    ],
+    ids=["adam", "belief", "rms", "adan", "stddev", "acprop"],
+)
+def test_first_steps_that_shifted_takes(inner, bounded):
+    transform = optax_radam.rectify(inner, B2, shifted=True)
+    gradients = jnp.asarray(problems.normal_gradients(5, 1000), jnp.float32)
+    state = transform.init(gradients[0])
+    _, updates = jax.lax.scan(
+        lambda s, g: transform.update(g, s)[::-1], state, gradients
+    )
+    assert bool((abs(updates) <= 0.5).all()) == bounded
 
 
 @pytest.mark.parametrize("before", [0.0, -0.0, 1e-50, jnp.float32(0)])
