@@ -1,5 +1,6 @@
 import importlib
 import os
+import pathlib
 import signal
 
 # LLVM then optimizes less, and programs compile in two thirds of the time. XLA divides
@@ -7,6 +8,11 @@ import signal
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
 ).strip()
+# What one process has compiled, others and those that tests start do not compile again.
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parent / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+}
 
 import chex
 import jax
