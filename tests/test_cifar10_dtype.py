@@ -23,7 +23,9 @@ def _logits(model, compute_dtype):
     return function(digits.dataset.test_inputs[:16])
 
 
-@pytest.mark.parametrize("model", ["cnn", "resnet20"])
+@pytest.mark.parametrize(
+    "model", ["cnn", pytest.param("resnet20", marks=pytest.mark.soak)]
+)
 def test_bfloat16_moves_logits_by_its_rounding_and_parameters_not_at_all(model):
     expected, params = _logits(model, "float32")
     actual, same_params = _logits(model, "bfloat16")

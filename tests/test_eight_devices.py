@@ -14,10 +14,9 @@ TESTS = pathlib.Path(__file__).parent
 FILES = sorted((TESTS / "eight_devices").glob("test_*.py"))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_on_eight_devices(path):
+def _run(path, *options):
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:xdist", str(path)],
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", str(path), *options],
         cwd=TESTS.parent,
         env=programs.environment("--xla_force_host_platform_device_count=8"),
         stdout=subprocess.PIPE,
@@ -27,3 +26,13 @@ def test_on_eight_devices(path):
         check=False,
     )
     assert process.returncode == 0, process.stdout
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_on_eight_devices(path):
+    _run(path)
+
+
+@pytest.mark.soak
+def test_experiment_on_eight_devices():
+    _run(TESTS / "eight_devices" / "test_experiment.py", "-m", "soak")

@@ -77,6 +77,7 @@ def test_devices_that_share_batches_do_what_one_does(task, devices):
             assert len(leaf.devices()) == devices
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("x64")
 def test_devices_that_share_batches_do_what_one_does_to_ten_digits():
     states = []
@@ -99,7 +100,11 @@ def test_devices_that_share_batches_see_the_same_images_and_masks():
     assert len({round(loss, 4) for loss in curves[0]}) == 3  # others each epoch
 
 
-@pytest.mark.parametrize(("devices", "population"), [(8, 1), (2, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("devices", "population"),
+    [(8, 1), pytest.param(2, 2, marks=pytest.mark.soak)],
+    ids=str,
+)
 def test_steps_of_one_call_are_those_of_one_call_each(monkeypatch, devices, population):
     runs = RUNS[:population]
     expected = state_after(_trainer(population=population), runs, 2)
@@ -135,7 +140,7 @@ def test_devices_that_have_runs_of_their_own_exchange_nothing():
 
 @pytest.mark.parametrize(
     ("devices", "population", "number"),
-    [(2, 8, 8), (4, 4, 3)],
+    [(2, 8, 8), pytest.param(4, 4, 3, marks=pytest.mark.soak)],
     ids=["four on each", "three on four, which share batches"],
 )
 def test_a_run_of_a_group_is_the_run_alone(devices, population, number):
@@ -147,7 +152,11 @@ def test_a_run_of_a_group_is_the_run_alone(devices, population, number):
             assert difference(group, alone, index) < bound
 
 
-@pytest.mark.parametrize(("devices", "population"), [(8, 1), (2, 8)], ids=str)
+@pytest.mark.parametrize(
+    ("devices", "population"),
+    [(8, 1), pytest.param(2, 8, marks=pytest.mark.soak)],
+    ids=str,
+)
 def test_metrics_are_those_of_one_device(devices, population):
     """Also of what is held out, and of the best."""
     many = _trainer(devices=devices, population=population)
