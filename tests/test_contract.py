@@ -177,6 +177,16 @@ def test_strict_promotion(case):
     _run(case.build(), params, params)
 
 
+@pytest.mark.usefixtures("x64", "strict_promotion")
+@cases_all_ours
+def test_strict_promotion_of_wider_gradients(case):
+    """A state that was made without 64 bits goes on with them."""
+    transform = case.build()
+    state, wide = transform.init(jnp.ones(3, jnp.float32)), jnp.ones(3, jnp.float64)
+    updates, _ = transform.update(wide, state, wide)
+    assert updates.dtype == jnp.float64
+
+
 def test_second_moment_of_16_bit_leaves_does_not_stall():
     """After 2,000 steps at g = 1e-3 from a large start; optax.radam's is 7x too big."""
     gradients = np.full(2000, 1e-3)

@@ -52,6 +52,18 @@ def test_steps_that_int32_does_not_hold(step):
         np.testing.assert_allclose(np.ravel(found[name]), expected, rtol=1e-6)
 
 
+def test_unsigned_steps_are_kept_exactly():
+    step = 3_000_000_001  # which float32 rounds
+    assert int(optax_radam.describe(np.uint32(step))["step"]) == step
+
+
+def test_no_steps():
+    found = optax_radam.describe(np.zeros((0, 2), np.int64))
+    assert {name: value.shape for name, value in found.items()} == dict.fromkeys(
+        ["step", "rho", "r", "tractable", "factor"], (0, 2)
+    )
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match="`step` must be a finite number >= 1, got 0"):
         optax_radam.describe(0)

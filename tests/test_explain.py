@@ -51,6 +51,12 @@ def test_table_says_what_60_digits_say(capsys, b2):
     assert rows["your run of 1,500 steps"].startswith(f"spends {below:.1f}%")
 
 
+def test_first_factor_at_the_smallest_threshold(capsys):
+    rows = _rows(capsys, "--threshold", "4")
+    r = float(oracles.rectification(5, 0.999))
+    assert rows["first tractable step"].strip() == f"5 (r = {r:.4f})"
+
+
 def test_costs(capsys):
     """As sums of Ma and Yarats' equation: see test_schedules.py for the numbers."""
     rows = _rows(capsys, "--b2", "0.999")

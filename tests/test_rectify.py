@@ -85,6 +85,16 @@ def test_gradient_to_the_factor_before(before):
     assert jax.grad(update)(before) == 2.0
 
 
+@pytest.mark.parametrize("before", [0.0, 0.5])
+@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
+def test_gradient_to_the_factor_before_leaves_out_what_is_not_finite(bad, before):
+    def update(before):
+        transform = optax_radam.scale_by_rectification(B2, before=before)
+        return transform.update(jnp.array([2.0, bad]), transform.init(jnp.zeros(2)))[0]
+
+    np.testing.assert_array_equal(jax.jacobian(update)(before), [2.0, 0.0])
+
+
 def test_16_bit_updates_are_multiplied_in_float32():
     transform = optax_radam.scale_by_rectification(B2)
     state = transform.init(None)._replace(rectification_count=jnp.int32(99))
@@ -113,6 +123,7 @@ def test_state_made_without_64_bits_keeps_its_dtypes():
     ("arguments", "error", "message"),
     [
         ({"b2": 0.5}, ValueError, r"`b2` must be in \(0.666666667, 1\).*got 0.5"),
+        ({"b2": 1.0}, ValueError, r"`b2` must be a number in \[0, 1\), got 1.0"),
         ({"b2": 0.9, "threshold": 3}, ValueError, "`threshold` must be .*got 3"),
         ({"b2": 0.9, "before": np.nan}, ValueError, "`before` must be .* got nan"),
         ({"b2": 0.9, "before": "1"}, TypeError, "`before` must be .* got '1'"),

@@ -154,6 +154,12 @@ def test_within_a_train_state():
     )
 
 
+def test_a_stage_alone_becomes_two():
+    stages = optax_radam.scale_by_moments(), optax_radam.scale_by_rectification(0.999)
+    converted = optax_radam.from_optax_state(optax.scale_by_radam().init(PARAMS))
+    chex.assert_trees_all_equal(converted, optax.chain(*stages).init(PARAMS))
+
+
 def test_batched_states():
     """Of many runs at once, by `jax.vmap`."""
     many = jnp.ones((3, 2))
