@@ -1,3 +1,4 @@
+import functools
 import math
 import os
 import pathlib
@@ -16,7 +17,8 @@ from optax_radam import explain
 def _rows(capsys, *arguments):
     """The table, as a dict."""
     assert explain.main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()[1:]
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("Rectification at b2 = ")
     return dict(line.strip().split("  ", 1) for line in lines)
 
 
@@ -96,6 +98,15 @@ def test_simulation_meets_the_approximation():
     assert simulated[0] > 10 * simulated[5]
 
 
+def test_simulation_of_equal_weights():
+    """As b2 nears 1, nu_t is the mean of t squares: the rate's variance is known."""
+    keys = jax.random.split(jax.random.key(1), 16)
+    simulate = functools.partial(explain.simulated_variance, 1 - 1e-6, 10)
+    actual = np.mean(jax.vmap(simulate)(keys)[:, -1])
+    expected = 10 / 8 - 5 * (math.gamma(4.5) / math.gamma(5)) ** 2
+    np.testing.assert_allclose(actual, expected, rtol=0.05)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_figure(tmp_path, capsys, suffix):
     pytest.importorskip("matplotlib")
@@ -110,7 +121,8 @@ def test_figure(tmp_path, capsys, suffix):
 def test_figure_of_the_longest_run(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(explain, "_SIMULATED_STEPS", 10)
-    explain.draw(0.999, 5.0, 2**31 - 1, tmp_path / "warmups.png")
+    b2 = 1 - 1e-9  # rho_4 is 4 in float32: a variance that is not defined
+    explain.draw(b2, 5.0, 2**31 - 1, tmp_path / "warmups.png")
 
 
 def test_figure_that_cannot_be_written_leaves_nothing(tmp_path, capsys, monkeypatch):
