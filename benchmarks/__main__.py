@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from experiments.comparison import allocation
+from experiments import allocation
 
 Part = Literal["update", "first-step", "eager", "training", "growth"]
 

@@ -15,12 +15,13 @@ import jax
 import numpy as np
 
 from benchmarks.measuring import Way, seconds
-from experiments.cifar10.config import Config
+from experiments.cifar10 import convolution
+from experiments.cifar10.config import ImageTraining
+from experiments.cifar10.data import Images, make_task
 from experiments.cifar10.model import DROPOUT_RATE, FILTERS, HIDDEN_UNITS
-from experiments.cifar10.task import make_task
-from experiments.comparison import population
-from experiments.comparison.task import Dataset
-from experiments.comparison.training import Trainer
+from experiments.config import Grid, Run
+from experiments.group import Work, initial_state, make_programs, put, train_group
+from experiments.train import Examples
 
 BATCHES = 8  # at a time
 BATCH_SIZE = 64
@@ -29,54 +30,70 @@ _MANY_EPOCHS = 10_000  # nobody waits for the last
 _RATE = 1e-3
 
 
-def _random_images(n: int) -> Dataset:
+def _random_images(n: int) -> Images:
     random = np.random.default_rng(0)
 
-    def images(n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        return random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    def examples(n: int) -> Examples:
+        images = random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+        return Examples(images, random.integers(0, _CLASSES, n).astype(np.int32))
 
-    def labels(n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-        return random.integers(0, _CLASSES, n).astype(np.int32)
+    return Images(examples(n), examples(64), 255, "random images")
 
-    what = "random images"
-    return Dataset(images(n), labels(n), images(64), labels(64), _CLASSES, what)
+
+def work(
+    runs: int, devices: int, images: int, batch_size: int, **training: Any
+) -> tuple[Work, list[Run]]:
+    """The experiment's CNN under RAdam, as its runs share it.
+
+    Args:
+      runs: that train together.
+      devices: that share the runs, or batches.
+      images: number of training images.
+      batch_size: of each run.
+      **training: other fields of the experiment's `ImageTraining`.
+    """
+    flags = ImageTraining(
+        dataset="cifar10", batch_size=batch_size, population=runs, **training
+    )
+    fast = devices == 1 and jax.default_backend() == "cpu"
+    conv = convolution.convolve if fast else jax.lax.conv_general_dilated
+    task = make_task(_random_images(images), flags, conv=conv)
+    grid = Grid(optimizers=("radam",), seeds=tuple(range(runs)))
+    return Work(task, None, flags, jax.devices()[:devices]), grid.runs()
 
 
 def ours(
     runs: int = 1,
     *,
     devices: int = 1,
-    sequential: bool = True,
     batch_size: int = BATCH_SIZE,
     compute_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Way:
     """The experiment's own training, an epoch at a time.
 
     Args:
-      runs: that are trained together.
+      runs: that train side by side.
       devices: that share batches, or the runs.
-      sequential: whether runs take turns, or go side by side.
       batch_size: of each run.
       compute_dtype: the experiment's flag.
     """
-    platforms = {jax.default_backend()} if sequential else set()
-    images = BATCHES * batch_size
-    config = Config(
-        dataset="cifar10",
-        batch_size=batch_size,
-        seeds=tuple(range(runs)),
-        optimizers=("radam",),
-        epochs=_MANY_EPOCHS,
-        mesh=f"data={devices}",
+    shared, members = work(
+        runs,
+        devices,
+        BATCHES * batch_size,
+        batch_size,
         compute_dtype=compute_dtype,
+        epochs=_MANY_EPOCHS,
     )
 
     def epochs() -> Iterator[float]:
-        trainer = Trainer(make_task(_random_images(images), 255), config)
-        for _, metrics in trainer.train(config.runs()):
+        programs = make_programs(shared, "radam", runs)
+        data = (shared.task.train, None, shared.task.test)
+        data = put(data, programs.mesh, jax.sharding.PartitionSpec())
+        state = initial_state(programs, members)
+        for _, metrics in train_group(shared, programs, data, members, state):
             yield 1 / metrics[0].examples_per_second
 
-    population.SEQUENTIAL_PLATFORMS = platforms
     speeds = epochs()
     next(speeds)  # compiles
     return functools.partial(next, speeds)
@@ -96,8 +113,8 @@ def peers() -> dict[str, Way]:
 
 
 def _images_and_labels() -> tuple[Any, Any]:
-    dataset = _random_images(BATCHES * BATCH_SIZE)
-    return dataset.train_inputs.astype(np.float32) / 255, dataset.train_labels
+    images, labels = _random_images(BATCHES * BATCH_SIZE).train
+    return images.astype(np.float32) / 255, labels
 
 
 def _keras() -> Way:

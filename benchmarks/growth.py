@@ -84,16 +84,10 @@ def _updates(
 def with_runs(counts: Sequence[int], rounds: int, directory: pathlib.Path) -> Table:
     """Time for an image against the runs that are trained together."""
     ways = {"1 run": cnn.ours()}
-    for runs in counts:
-        ways[f"{runs} runs, in turn"] = cnn.ours(runs)
-        ways[f"{runs} runs, side by side"] = cnn.ours(runs, sequential=False)
+    ways |= {f"{runs} runs, side by side": cnn.ours(runs) for runs in counts}
     case = "one image of any run, batch 64"
     found = rows(case, interleave(ways, rounds), "1 run")
-    alone, *others = (row.seconds for row in found)
-    curves = {
-        "in turn": [alone, *others[::2]],
-        "side by side": [alone, *others[1::2]],
-    }
+    curves = {"side by side": [row.seconds for row in found]}
     path = directory / "runs.png"
     _plot_speeds(curves, [1, *counts], "runs trained together", path)
     note = "The CNN's training. Ratios are to one run alone."

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from benchmarks.measuring import Spread
-from experiments.comparison import files
+from experiments.records import write_whole
 
 BASELINE = pathlib.Path(__file__).with_name("baseline.json")
 _NOISE = 0.15
@@ -131,7 +131,7 @@ def main(comparison: Comparison) -> None:
     now = read(comparison.results)
     if comparison.accept:
         text = json.dumps(without_times(now), indent=1) + "\n"
-        files.write_whole(BASELINE, lambda file: file.write(text.encode()))
+        write_whole(BASELINE, lambda file: file.write(text.encode()))
         print(f"the ratios of {comparison.results} are the baseline now")
     else:
         print(report(read(BASELINE), now))

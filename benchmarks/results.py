@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from benchmarks.measuring import Spread, ratio, spread
-from experiments.comparison import files
+from experiments.records import write_whole
 
 _PACKAGES = (
     "optax_radam",
@@ -162,9 +162,9 @@ def write(directory: pathlib.Path, sections: Sequence[Table | Page]) -> None:
         },
     }
     text = json.dumps(content, indent=1) + "\n"
-    files.write_whole(directory / "results.json", lambda f: f.write(text.encode()))
+    write_whole(directory / "results.json", lambda f: f.write(text.encode()))
     page = report(sections)
-    files.write_whole(directory / "tables.md", lambda f: f.write(page.encode()))
+    write_whole(directory / "tables.md", lambda f: f.write(page.encode()))
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -16,18 +16,14 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_radam
-from benchmarks import collectives
-from experiments.cifar10.config import Config
-from experiments.cifar10.task import make_task
-from experiments.comparison.task import Dataset
-from experiments.comparison.training import Trainer
+from benchmarks import cnn, collectives
+from experiments.group import initial_state, make_programs
 
 WIDTH = 256
 BATCH = 64
@@ -183,25 +179,12 @@ def _layout_row(layout: Layout) -> list[object]:
 
 def _experiment_row(runs: int) -> list[object]:
     """Of the experiment's step: a run whose batches are shared, or runs shared out."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
-    labels = random.integers(0, 10, BATCH).astype(np.int32)
-    dataset = Dataset(images, labels, images, labels, 10, "random images")
-    config = Config(
-        dataset="cifar10",
-        optimizers=("radam",),
-        limit_train=BATCH,
-        batch_size=BATCH,
-        population=runs,
-        seeds=tuple(range(runs)),
-        mesh=f"data={DEVICES}",
-    )
-    trainer = Trainer(make_task(dataset, 255), config)
-    state = trainer.initial_state(config.runs()).train
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.weights)) // runs
-    compiled = trainer.compiled_step("radam", state)
-    sent = sum(size for _, size in collectives.of(compiled.as_text() or ""))
-    held = bytes_on_one_device((state.weights, state.opt_state)) / count
+    shared, members = cnn.work(runs, DEVICES, BATCH, BATCH)
+    programs = make_programs(shared, "radam", runs)
+    state = initial_state(programs, members).train
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
+    sent = sum(size for _, size in collectives.of(programs.step.as_text() or ""))
+    held = bytes_on_one_device((state.params, state.opt_state)) / count
     what = "one run, batches shared" if runs == 1 else f"{runs} runs, shared out"
     return [what, f"{count:,}", f"{held:.2f}", f"{sent:,}"]
 

@@ -1,55 +1,39 @@
-"""Small images for the tests of the experiments, and their task."""
+"""Small images for the tests of the experiments, and tasks that learn them."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.cifar10.convolution import convolve
-from experiments.cifar10.task import make_task
-from experiments.comparison.task import Dataset, Task
-
-# As Flax passes them to a convolution of images.
-CONVOLUTION_OPTIONS = {
-    "lhs_dilation": (1, 1),
-    "rhs_dilation": (1, 1),
-    "dimension_numbers": jax.lax.conv_dimension_numbers(
-        (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
-    ),
-    "feature_group_count": 1,
-}
+from experiments.train import Examples, Task
 
 
-def made_up_dataset(train=20, test=7, size=8, channels=1, classes=3):
-    """Random images whose brightness tells the class."""
+def made_up_examples(train=20, test=7, size=8, channels=1, classes=3):
+    """Training and test images whose brightness tells the class."""
     random = np.random.default_rng(0)
 
-    def images_and_labels(n):
+    def examples(n):
         labels = random.integers(0, classes, n).astype(np.int32)
         images = random.integers(0, 5, (n, size, size, channels))
         images = images + 5 * labels[:, None, None, None]
-        return images.astype(np.uint8), labels
+        return Examples(images.astype(np.uint8), labels)
 
-    return Dataset(
-        *images_and_labels(train),
-        *images_and_labels(test),
-        classes=classes,
-        description="made-up images",
-    )
+    return examples(train), examples(test)
 
 
-def made_up_task():
-    """The experiment's CNN, to learn them."""
-    return make_task(made_up_dataset(), pixel_max=16)
+def made_up_task(**options):
+    """The experiment's CNN, to learn them; `options` are of `ImageTraining`."""
+    from experiments.cifar10 import data  # which takes two seconds to import
+    from experiments.cifar10.config import ImageTraining
+
+    images = data.Images(*made_up_examples(), 16, "made-up images")
+    return data.make_task(images, ImageTraining(**options), classes=3)
 
 
 class SmallCNN(nnx.Module):
     """A convolution, dropout and a dense layer: quick to compile."""
 
     def __init__(self, *, rngs):
-        self.convolution = nnx.Conv(
-            1, 4, (3, 3), conv_general_dilated=convolve, rngs=rngs
-        )
+        self.convolution = nnx.Conv(1, 4, (3, 3), rngs=rngs)
         self.dropout = nnx.Dropout(0.2)
         self.logits = nnx.Linear(4, 3, rngs=rngs)
 
@@ -61,9 +45,12 @@ class SmallCNN(nnx.Module):
 
 
 def small_task():
-    """A quick one, with all that the experiment's has."""
+    """A quick task, with all that the experiment's has."""
+    train, test = made_up_examples()
     return Task(
-        made_up_dataset(),
+        train,
+        test,
         lambda rngs: SmallCNN(rngs=rngs),
         lambda model, x, key: model(x.astype(jnp.result_type(float)) / 16, key),
+        "made-up images",
     )

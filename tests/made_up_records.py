@@ -1,12 +1,33 @@
-"""Records of runs that never were."""
+"""Records of runs that never took place."""
 
-from made_up import made_up_dataset
+import dataclasses
 
-from experiments.comparison import files, records
-from experiments.comparison.config import Arm, Run
-from experiments.comparison.states import EpochMetrics
+import jax
+
+from experiments import records
+from experiments.config import Arm, Flags, Grid, Run, Session, Training
+from experiments.group import EpochMetrics
+from experiments.report.records import Row, read_experiment
 
 STEPS_PER_EPOCH = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class MadeUpFlags(Flags):
+    """Flags of an experiment on images."""
+
+    module = "experiments.made_up"
+    unit = "images"
+    classes = 10
+    name = "made-up"
+
+
+def make_flags(**fields):
+    """Flags with the given fields of `Grid` and `Training`."""
+    names = {field.name for field in dataclasses.fields(Grid)}
+    grid = {name: value for name, value in fields.items() if name in names}
+    training = {name: value for name, value in fields.items() if name not in names}
+    return MadeUpFlags(Grid(**grid), Training(**training))
 
 
 def row(epoch=1, rate=0.1, arm="adam", seed=0, loss=1.5, accuracy=0.5, **metrics):
@@ -26,15 +47,15 @@ def row(epoch=1, rate=0.1, arm="adam", seed=0, loss=1.5, accuracy=0.5, **metrics
         "examples_per_second": 40.0,
     }
     run = Run(Arm(arm, "constant"), rate, seed)
-    return records.Row(run, EpochMetrics(**fields | metrics))
+    return Row(run, EpochMetrics(**fields | metrics))
 
 
-def rows_of(config, metrics):
-    """Every row of a configuration; `metrics` says what `row` does not, of each run."""
+def rows_of(flags, metrics):
+    """Every row of an experiment; `metrics` says what `row` does not, of each run."""
     return [
         row(epoch, **metrics(run))._replace(run=run)
-        for run in config.runs()
-        for epoch in range(1, config.epochs + 1)
+        for run in flags.grid.runs()
+        for epoch in range(1, flags.training.epochs + 1)
     ]
 
 
@@ -51,18 +72,23 @@ def held_out(rows, epochs, best_epoch=1):
             best_epoch=best_epoch,
             best_test_accuracy=0.75 if last else None,
         )
-        changed.append(records.Row(run, replaced))
+        changed.append(Row(run, replaced))
     return changed
 
 
-def write(out_dir, config, rows):
+def write(out, flags, rows):
     """Writes the files of an experiment and reads them back."""
-    files.create_out_dir(out_dir)
-    command = records.command_line(config)
+    flags = dataclasses.replace(flags, session=Session(out=out))
+    out.mkdir(exist_ok=True)
+    records.create(out, (), "tensorboard")
     records.write_config(
-        out_dir, config, command, made_up_dataset(), STEPS_PER_EPOCH, devices=1
+        flags,
+        command=records.command_line(flags),
+        data=records.Data("made-up images", 20, 7, "f40c" * 16),
+        steps_per_epoch=STEPS_PER_EPOCH,
+        devices=jax.devices(),
     )
-    with records.MetricsWriter(out_dir, "images", rows[:-1]) as writer:
-        for last in rows[-1:]:
-            writer.append(last)
-    return records.read_experiment(out_dir, type(config))
+    log = records.Log(flags, writes=True)
+    for row in rows:
+        log.append([row.run], [row.metrics])
+    return read_experiment(out, type(flags))

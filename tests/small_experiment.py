@@ -1,26 +1,122 @@
 """The experiment's command line, on a task that is quick to compile."""
 
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import subprocess
 import sys
+import time
 
+import jax
+import pytest
+import tyro
 from made_up import small_task
 
-from experiments.cifar10.config import Config
-from experiments.comparison import command
+from experiments import main, processes
+from experiments import run as run_module
+from experiments.cifar10.config import Flags
+
+_ROOT = pathlib.Path(__file__).parent.parent
 
 
-def load_task(config):
-    """The small task, each process reading its share of the training examples."""
-    from experiments.comparison import processes
-
+def load_task(_):
     task = small_task()
-    whole = task.dataset
-    mine = list(processes.share(len(whole.train_labels)))
-    part = (whole.train_inputs[mine], whole.train_labels[mine])
-    inputs, labels = processes.gather(len(whole.train_labels), part)
-    return task._replace(
-        dataset=whole._replace(train_inputs=inputs, train_labels=labels)
+    if "OTHER_DATA" in os.environ:
+        task.train.labels[0] = 1 - task.train.labels[0]
+    return task
+
+
+@contextlib.contextmanager
+def quick():
+    """No reports; experiments here share programs, and others what is compiled."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before, make, made = getattr(jax.config, name), run_module.make_programs, {}
+
+    def programs(work, *of):
+        key = (work.training, len(work.task.train.labels), *of)
+        if key not in made:
+            made[key] = make(work, *of)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "write_report", lambda *_: None)
+        patch.setattr(run_module, "make_programs", programs)
+        jax.config.update(name, 0)
+        yield
+        jax.config.update(name, before)
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """No file can have more bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def parse(line, *more):
+    """The flags that a command line stands for."""
+    args = [*line.split(), *map(str, more)]
+    return tyro.cli(Flags, args=args, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def run(line, out, *more, task=small_task):
+    """The exit status of an experiment in this process."""
+    return main.run(parse(line, *more, "--out", out), lambda _: task())
+
+
+def start(line, out, *more, **variables):
+    """Begins an experiment in a process of its own, which compiles as this one does."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    variables = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": os.pathsep.join(map(str, (_ROOT, _ROOT / "tests"))),
+    } | variables
+    words = [sys.executable, "-m", "small_experiment", *line.split(), *map(str, more)]
+    return subprocess.Popen(
+        [*words, "--out", out],
+        env=inherited | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
+def rows(out):
+    """What `metrics.jsonl` has, but for a line that is being written."""
+    *lines, _ = (out / "metrics.jsonl").read_text().split("\n")
+    return [json.loads(line) for line in lines]
+
+
+def untimed(out):
+    """The rows, but for what no two trainings share."""
+    timed = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows(out)]
+
+
+def wait_for_rows(processes, out, count):
+    """Until there are that many, while all processes train."""
+    path, deadline = out / "metrics.jsonl", time.monotonic() + 120
+    while not (path.exists() and len(rows(out)) >= count):
+        for process in processes:
+            assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def contents(out):
+    """All files but the lock."""
+    files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    return {p: data for p, data in files.items() if p.name != ".lock"}
+
+
 if __name__ == "__main__":
-    sys.exit(command.run_flags(Config, load_task))
+    for name in ("_START_SECONDS", "_HEARTBEAT_SECONDS"):
+        setattr(processes, name, int(os.environ.get(name, getattr(processes, name))))
+    sys.exit(main.main(Flags, load_task))

@@ -24,12 +24,6 @@ def test_shapes(image_shape):
     assert sum(sizes) == expected
 
 
-@pytest.mark.parametrize("image_shape", [(28, 28, 1), (8, 12, 1), (0, 8, 1)])
-def test_sizes_not_divisible_by_8_are_refused(image_shape):
-    with pytest.raises(ValueError, match=r"`image_shape` must be .* divisible by 8"):
-        model.CNN(image_shape, 10, rngs=nnx.Rngs(0))
-
-
 def test_he_uniform_initial_weights():
     cnn = model.CNN((32, 32, 3), 10, rngs=nnx.Rngs(0))
     kernel = cnn.convolutions[5].kernel[...]

@@ -1,14 +1,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
-from made_up import made_up_dataset
+from made_up import made_up_examples
 
+from experiments import train
 from experiments.cifar10 import augmentation, resnet
-from experiments.cifar10.config import Config
-from experiments.comparison.config import Arm, Run
-from experiments.comparison.task import Task
-from experiments.comparison.training import Trainer
+from experiments.train import Task
 
 
 def test_shapes_and_number_of_parameters():
@@ -20,13 +19,13 @@ def test_shapes_and_number_of_parameters():
     sizes = jax.tree.map(lambda x: x.size, nnx.state(model, nnx.Param))
     assert sum(jax.tree.leaves(sizes)) == 269_722
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    logits = nnx.eval_shape(lambda m, x: m(x, train=False), model, images)
+    logits = nnx.eval_shape(lambda m, x: m(x), model, images)
     assert logits.shape == (2, 10)
 
 
 def test_a_block_that_halves_adds_every_second_pixel_and_zeros():
-    block = resnet.Block(2, 4, rngs=nnx.Rngs(0))
-    block.second_norm.scale[...] = jnp.zeros(4)  # leaves the shortcut alone
+    block = resnet.Block(2, 4, conv=jax.lax.conv_general_dilated, rngs=nnx.Rngs(0))
+    block.second.norm.scale[...] = jnp.zeros(4)  # leaves the shortcut alone
     x = jax.random.uniform(jax.random.key(0), (1, 4, 4, 2))
     expected = np.zeros((1, 2, 2, 4))
     expected[..., 1:3] = x[:, ::2, ::2]
@@ -67,25 +66,37 @@ class _Normalized(nnx.Module):
 
 
 def test_training_moves_the_averages_of_batch_norm_and_evaluation_uses_them():
-    dataset = made_up_dataset()
+    examples, test = made_up_examples()
     task = Task(
-        dataset,
+        examples,
+        test,
         lambda rngs: _Normalized(rngs=rngs),
         lambda model, x, key: model(x.astype(jnp.float32), train=key is not None),
     )
-    trainer = Trainer(task, Config(epochs=1, batch_size=20))
-    runs = [Run(Arm("sgd", "constant"), 1e-30, seed) for seed in range(2)]
-    ((state, metrics),) = trainer.train(runs)
-    brightness = dataset.train_inputs.astype(np.float64).mean((1, 2))
-    statistics = state.train.weights.statistics.norm
+    examples, test = jax.tree.map(jnp.asarray, (examples, test))
+    state = train.init(task, optax.sgd, 0)
+    batches, rates = jnp.arange(20)[None], jnp.zeros(1)
+    state = train.train_step(task, optax.sgd, examples, state, 0, batches, rates)
+    brightness = np.float64(examples.inputs).mean((1, 2))
     mean = 0.1 * brightness.mean(0)
     variance = 0.9 + 0.1 * brightness.var(0)
-    np.testing.assert_allclose(statistics.mean[...], [mean] * 2, rtol=1e-4)
-    np.testing.assert_allclose(statistics.var[...], [variance] * 2, rtol=1e-4)
+    statistics = state.statistics.norm
+    np.testing.assert_allclose(statistics.mean[...], mean, rtol=1e-4)
+    np.testing.assert_allclose(statistics.var[...], variance, rtol=1e-4)
 
-    kernel = np.float64(state.train.weights.params.logits.kernel[...])[0]
-    test = dataset.test_inputs.astype(np.float64).mean((1, 2))
-    logits = (test - mean) / np.sqrt(variance + 1e-5) @ kernel
-    log_sums = np.log(np.exp(logits).sum(1))
-    losses = log_sums - logits[np.arange(7), dataset.test_labels]
-    np.testing.assert_allclose(metrics[0].test_loss, losses.mean(), rtol=1e-4)
+    kernel = np.float64(state.params.logits.kernel[...])
+    brightness = np.float64(test.inputs).mean((1, 2))
+    logits = (brightness - mean) / np.sqrt(variance + 1e-5) @ kernel
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(7), test.labels]
+    loss, _ = train.evaluate(task, test, state.params, state.statistics)
+    np.testing.assert_allclose(loss, losses.mean(), rtol=1e-4)
+
+
+def test_only_a_training_step_takes_the_statistics_of_its_batch():
+    model = resnet.ResNet20(1, 3, rngs=nnx.Rngs(0))
+    x = jax.random.uniform(jax.random.key(0), (4, 4, 4, 1))
+    np.testing.assert_array_equal(model(x), model(x))
+    untouched = model.first.norm.mean[...]
+    np.testing.assert_array_equal(untouched, 0)
+    model(x, jax.random.key(0))
+    assert np.all(model.first.norm.mean[...] != untouched)

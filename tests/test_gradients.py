@@ -112,6 +112,7 @@ def test_gradients_are_finite_where_those_of_the_steps_are_zero(variant, kept, e
     chex.assert_tree_all_finite(_gradient(point, KEPT[kept], variant))
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("x64")
 def test_hessian_is_that_of_finite_differences():
     def logarithmic(logs):
@@ -148,7 +149,11 @@ def _final_loss_unrolled(start, settings, steps):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("derivative", "eps"),
-    [("hessian", 1e-8), ("gradient of gradient", 1e-8), ("gradient of gradient", 0.0)],
+    [
+        pytest.param("hessian", 1e-8, marks=pytest.mark.soak),
+        pytest.param("gradient of gradient", 1e-8, marks=pytest.mark.soak),
+        ("gradient of gradient", 0.0),
+    ],
 )
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_second_derivatives_in_a_scan_where_a_gradient_is_zero(

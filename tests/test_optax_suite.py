@@ -12,6 +12,7 @@ import pytest
 SCRIPT = pathlib.Path(__file__).with_name("optax_suite.py")
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(
     importlib.util.find_spec("optax._src.alias_test") is None,
     reason="the installed Optax comes without its tests",

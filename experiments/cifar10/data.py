@@ -1,69 +1,233 @@
-"""The images: uint8 of shape (n, height, width, channels), with int32 labels."""
+"""The images, and the model that learns them.
 
+TFDS's own builder of CIFAR-10 needs TensorFlow to read the binary files and to encode
+PNG. The one here reads them with NumPy and hands over PIL images, which TFDS encodes
+itself. Name, version, features, the download's checksum and the files written are
+TFDS's own, so either builder finds what the other has prepared, if it is stored as
+array_record; TFRecord needs TensorFlow.
+"""
+
+import functools
+import io
+import os
 import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
+import filelock
+import jax
+import jax.numpy as jnp
 import numpy as np
+import PIL.Image
+import requests
 import sklearn.datasets
 import sklearn.model_selection
+import tensorflow_datasets as tfds
+from flax import nnx
+from tensorflow_datasets.core import registered
+from tensorflow_datasets.image_classification import cifar
 
-from experiments.cifar10 import tfds_cifar10
-from experiments.cifar10.config import TRAINING_IMAGES, DatasetName
-from experiments.comparison.task import Dataset
+from experiments.cifar10 import augmentation, convolution
+from experiments.cifar10.config import Flags, ImageTraining
+from experiments.cifar10.model import CNN
+from experiments.cifar10.resnet import ResNet20
+from experiments.config import ConfigError, DataError
+from experiments.train import Examples, Model, Task
+
+# Of the key of a step; the CNN's dropout folds the numbers of its layers into it.
+_AUGMENTATION = 1000
+SIZES = {"train": 50_000, "test": 10_000}  # images of CIFAR-10
+_RECORD_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
+_CONNECT_SECONDS = 10.0  # TFDS itself retries for minutes where there is no network
 
 
-def load(name: DatasetName, data_dir: pathlib.Path | None) -> Dataset:
-    """Reads a data set by name.
+class Images(NamedTuple):
+    """Images, uint8 of shape (n, height, width, channels), with int32 labels."""
 
-    Args:
-      name: `digits` or `cifar10`.
-      data_dir: TensorFlow Datasets directory, for `cifar10`; None for TFDS's default.
+    train: Examples
+    test: Examples
+    pixel_max: int  # scaled to 1
+    description: str  # for reports
 
-    Returns:
-      The whole data set, in memory.
+
+def load(flags: Flags) -> Task:
+    """Reads the images that the flags name, for their model.
 
     Raises:
-      DataError: if it is neither there nor to be had; names the directory that was
-        looked in and what to run.
+      ConfigError: if --data-dir cannot be a directory.
+      DataError: if they are neither there nor to be had.
     """
-    return _load_digits() if name == "digits" else _load_cifar10(data_dir)
+    digits = flags.training.dataset == "digits"
+    images = load_digits() if digits else load_cifar10(flags.session.data_dir)
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    conv = convolution.convolve if one_cpu else jax.lax.conv_general_dilated
+    return make_task(images, flags.training, conv=conv)
 
 
-def _load_digits() -> Dataset:
+def make_task(
+    images: Images,
+    training: ImageTraining,
+    *,
+    classes: int = Flags.classes,
+    conv: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
+) -> Task:
+    """The task of learning images with the model that `training` names."""
+    shape, dtype = images.train.inputs.shape[1:], training.compute_dtype
+
+    def make_model(rngs: nnx.Rngs) -> CNN | ResNet20:
+        if training.model == "cnn":
+            return CNN(shape, classes, dtype, conv=conv, rngs=rngs)
+        return ResNet20(shape[-1], classes, dtype, conv=conv, rngs=rngs)
+
+    def logits(model: Model, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
+        if training.augment and key is not None:
+            moving = jax.random.fold_in(key, _AUGMENTATION)
+            inputs = augmentation.crop_and_flip(inputs, moving)
+        pixels = inputs.astype(jnp.result_type(float)) / images.pixel_max
+        result: jax.Array = model(pixels, key)
+        return result
+
+    return Task(images.train, images.test, make_model, logits, images.description)
+
+
+def load_digits() -> Images:
     """scikit-learn's 1,797 handwritten digits at 8x8, in a fixed stratified split."""
     digits = sklearn.datasets.load_digits()
-    train_images, test_images, train_labels, test_labels = (
-        sklearn.model_selection.train_test_split(
-            digits.images.astype(np.uint8)[..., np.newaxis],
-            digits.target.astype(np.int32),
-            train_size=TRAINING_IMAGES["digits"],
-            stratify=digits.target,
-            random_state=0,
-        )
+    train_images, test_images, *labels = sklearn.model_selection.train_test_split(
+        digits.images.astype(np.uint8)[..., np.newaxis],
+        digits.target.astype(np.int32),
+        train_size=1437,
+        stratify=digits.target,
+        random_state=0,
     )
-    return Dataset(
-        train_inputs=train_images,
-        train_labels=train_labels,
-        test_inputs=test_images,
-        test_labels=test_labels,
-        classes=len(digits.target_names),
+    return Images(
+        train=Examples(train_images, labels[0]),
+        test=Examples(test_images, labels[1]),
+        pixel_max=16,
         description="scikit-learn's bundled handwritten digits, 8x8",
     )
 
 
-def _load_cifar10(data_dir: pathlib.Path | None) -> Dataset:
-    builder = tfds_cifar10.prepared_builder(data_dir)
-    train = tfds_cifar10.read_split(builder, "train")
-    test = tfds_cifar10.read_split(builder, "test")
-    encoding = test.encoding
+def load_cifar10(data_dir: pathlib.Path | None) -> Images:
+    """CIFAR-10, which is downloaded and prepared if it is not there.
+
+    Args:
+      data_dir: the TFDS directory; None for `$TFDS_DATA_DIR` or TFDS's default.
+
+    Raises:
+      ConfigError: if `data_dir` cannot be a directory.
+      DataError: if the data cannot be downloaded or read, or is not CIFAR-10.
+    """
+    default = os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    try:
+        directory = pathlib.Path(data_dir or default).expanduser()
+    except RuntimeError as error:  # ~name of a user who does not exist
+        raise ConfigError(
+            f"--data-dir must be a directory, got {str(data_dir or default)!r}: {error}"
+        ) from error
+    try:
+        builder = _prepared_builder(directory)
+        train, _ = _read_split(builder, "train")
+        test, encoding = _read_split(builder, "test")
+    except DataError:
+        raise
+    # TFDS and array_record raise errors of many kinds: for damaged files, another
+    # format, a download that broke off, a full disk, ...
+    except Exception as error:
+        path = directory / "cifar10" / str(Cifar10.VERSION)
+        raise DataError(
+            f"CIFAR-10 in {path} cannot be prepared or read: {error}. Name another "
+            "directory, --data-dir DIR, or delete that one to have it prepared again; "
+            "only array_record is read without TensorFlow."
+        ) from error
     if encoding == "JPEG":
         encoding += (
             ", re-encoded with loss: accuracies run a little below published ones"
         )
-    return Dataset(
-        train_inputs=train.images,
-        train_labels=train.labels,
-        test_inputs=test.images,
-        test_labels=test.labels,
-        classes=builder.info.features["label"].num_classes,
-        description=f"CIFAR-10, 32x32, from TensorFlow Datasets (stored as {encoding})",
-    )
+    stored = f"CIFAR-10, 32x32, from TensorFlow Datasets (stored as {encoding})"
+    return Images(train, test, 255, stored)
+
+
+with registered.skip_registration():  # TFDS has a "cifar10" already
+
+    class Cifar10(cifar.Cifar10):  # type: ignore[misc]
+        """TFDS's CIFAR-10, prepared without TensorFlow."""
+
+        url_infos = cifar.Cifar10.url_infos  # the download is verified against these
+
+        def _generate_examples(
+            self, split_prefix: str, filepaths: Iterable[str]
+        ) -> Iterator[tuple[int, dict[str, Any]]]:
+            index = 0
+            for path in map(pathlib.Path, filepaths):
+                content = np.fromfile(path, np.uint8)
+                if content.size % _RECORD_BYTES:
+                    raise ValueError(f"{path} is damaged; delete {path.parents[1]}")
+                for record in content.reshape(-1, _RECORD_BYTES):
+                    planes = record[1:].reshape(3, 32, 32)
+                    image = np.ascontiguousarray(planes.transpose(1, 2, 0))
+                    example = {
+                        "id": f"{split_prefix}{index:05d}",
+                        "image": PIL.Image.fromarray(image),
+                        "label": int(record[0]),
+                    }
+                    yield index, example
+                    index += 1
+
+
+def _prepared_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+    """TFDS's builder, after downloading and preparing what is not there."""
+    make = functools.partial(Cifar10, data_dir=directory, file_format="array_record")
+    if (builder := make()).is_prepared():
+        return builder
+    _check_download(builder._cifar_info.url, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(directory / ".cifar10.lock"):  # one process prepares
+        if not (builder := make()).is_prepared():
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+    return builder
+
+
+def _check_download(url: str, directory: pathlib.Path) -> None:
+    """Refuses to download where the server cannot be reached."""
+    archive = pathlib.PurePosixPath(url).name.removesuffix(".tar.gz")
+    if any((directory / "downloads").rglob(f"*{archive}*.tar.gz")):
+        return  # TFDS takes what an earlier attempt has downloaded
+    try:
+        requests.head(url, timeout=_CONNECT_SECONDS).raise_for_status()
+    except requests.RequestException as error:
+        raise DataError(
+            f"CIFAR-10 is not in {directory} (looked for cifar10/{Cifar10.VERSION} "
+            f"there), and {url} cannot be reached to download it "
+            f"({type(error).__name__}). Either name the TensorFlow Datasets directory "
+            "that holds it: --dataset cifar10 --data-dir DIR; or run the same command "
+            "where there is a network, and copy that directory here; or train on the "
+            "data that is always there: --dataset digits."
+        ) from error
+
+
+def _read_split(
+    builder: tfds.core.DatasetBuilder, split: Literal["train", "test"]
+) -> tuple[Examples, str]:
+    """Returns one split, in the order stored, and the images' encoding: PNG or JPEG."""
+    # PIL decodes, whatever else is installed: the same pixels everywhere.
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    source = builder.as_data_source(split=split, decoders=decoders)
+    records = source.__getitems__(range(len(source)))
+    images = [PIL.Image.open(io.BytesIO(record["image"])) for record in records]
+    pixels = np.stack([np.asarray(image, np.uint8) for image in images])
+    labels = np.array([record["label"] for record in records], np.int32)
+    # TFDS reads another split's file too, or fewer images than there are.
+    ids = sorted(record["id"].decode() for record in records)
+    expected = [f"{split}_{index:05d}" for index in range(SIZES[split])]
+    if ids != expected:
+        raise ValueError(
+            f"its split {split!r} has {len(ids)} images, {ids[0]} to {ids[-1]}, "
+            f"instead of {expected[0]} to {expected[-1]}, each once"
+        )
+    if labels.min() < 0 or labels.max() >= Flags.classes:
+        found = f"in [{labels.min()}, {labels.max()}]"
+        raise ValueError(f"its split {split!r} has labels {found}, not in [0, 9]")
+    return Examples(pixels, labels), str(images[0].format)

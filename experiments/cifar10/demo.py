@@ -8,21 +8,22 @@ steps, and the demo would show nothing but warmup.
 import pathlib
 import sys
 
-from experiments.cifar10.__main__ import load_task
-from experiments.cifar10.config import Config
-from experiments.comparison import command
+from experiments import main
+from experiments.cifar10.__main__ import load
+from experiments.cifar10.config import Flags, ImageSession, ImageTraining
+from experiments.config import Grid
 
-# RAdam has its warmup built in: it is not put under another.
-CONFIG = Config(
-    optimizers=("adam", "radam", "adam:untuned-linear-warmup"),
-    learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
-    b2=0.98,
-    seeds=(0, 1),
-    epochs=8,
-    mesh="data=1",  # its batches are small, and its figures those of one device
-    out=pathlib.Path("runs/demo"),
-    overwrite=True,
+FLAGS = Flags(
+    grid=Grid(
+        # RAdam has its warmup built in: it is not put under another.
+        optimizers=("adam", "radam", "adam:untuned-linear-warmup"),
+        learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
+        seeds=(0, 1),
+    ),
+    training=ImageTraining(b2=0.98, epochs=8),
+    session=ImageSession(out=pathlib.Path("runs/demo"), overwrite=True),
 )
 
 if __name__ == "__main__":
-    sys.exit(command.run(CONFIG, load_task, command="make demo"))
+    # Its batches are small, and its figures those of one device.
+    sys.exit(main.run(FLAGS, load, command="make demo", max_devices=1))

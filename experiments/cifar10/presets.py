@@ -1,60 +1,63 @@
-"""Configurations by name, each a question."""
+"""Flags by name, each a question."""
 
-from experiments.cifar10.config import Config, PresetName
+from experiments.cifar10.config import Flags, ImageTraining, PresetName
+from experiments.config import Grid
 
 _ADAMS = ("adam", "radam", "radam-skip", "schedule-free-radam")
 _WARMUPS = ("untuned-linear-warmup", "untuned-exponential-warmup")
 _SCHEDULES = ("constant", "warmup-linear-decay-5000", "warmup-linear-decay")
 
-PRESETS: dict[PresetName, Config] = {
+PRESETS: dict[PresetName, Flags] = {
     # The post as it was: two optimizers, and two schedules.
-    "blog": Config(
+    "blog": Flags(
         preset="blog",
-        dataset="cifar10",
-        optimizers=("adam:constant", "radam:warmup-linear-decay"),
-        schedule_steps=5000,
-        epochs=100,
+        grid=Grid(optimizers=("adam:constant", "radam:warmup-linear-decay")),
+        training=ImageTraining(dataset="cifar10", schedule_steps=5000, epochs=100),
     ),
     # Every optimizer under every schedule, at its best rate, with ten seeds.
-    "blog-fair": Config(
+    "blog-fair": Flags(
         preset="blog-fair",
-        dataset="cifar10",
-        optimizers=(
-            *_ADAMS,
-            *(f"adam:{warmup}" for warmup in _WARMUPS),
-            *(f"adam:{w}+{schedule}" for w in _WARMUPS for schedule in _SCHEDULES[1:]),
-            "sgd",
-            "adagrad",
-            "rmsprop",
+        grid=Grid(
+            optimizers=(
+                *_ADAMS,
+                *(f"adam:{warmup}" for warmup in _WARMUPS),
+                *(f"adam:{w}+{length}" for w in _WARMUPS for length in _SCHEDULES[1:]),
+                "sgd",
+                "adagrad",
+                "rmsprop",
+            ),
+            schedules=_SCHEDULES,
+            learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+            rates_of=(
+                "sgd=0.001,0.003,0.01,0.03,0.1",
+                "adagrad=0.001,0.003,0.01,0.03,0.1",
+            ),
+            seeds=tuple(range(10)),
         ),
-        schedules=_SCHEDULES,
-        learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-        rates_of=(
-            "sgd=0.001,0.003,0.01,0.03,0.1",
-            "adagrad=0.001,0.003,0.01,0.03,0.1",
-        ),
-        seeds=tuple(range(10)),
-        epochs=100,
-        validation=5000,
+        training=ImageTraining(dataset="cifar10", epochs=100, validation=5000),
     ),
     # The paper's section on CIFAR-10, and Adam under warmups of four lengths.
-    "paper": Config(
+    "paper": Flags(
         preset="paper",
-        dataset="cifar10",
-        model="resnet20",
-        augment=True,
-        optimizers=(
-            "sgd",
-            "adam",
-            "radam",
-            *(f"adam:linear-warmup-{n}+step-decay" for n in (100, 200, 500, 1000)),
+        grid=Grid(
+            optimizers=(
+                "sgd",
+                "adam",
+                "radam",
+                *(f"adam:linear-warmup-{n}+step-decay" for n in (100, 200, 500, 1000)),
+            ),
+            schedules=("step-decay",),
+            learning_rates=(0.1, 0.03, 0.01, 0.003),
+            seeds=tuple(range(5)),
         ),
-        schedules=("step-decay",),
-        step_decay_at=(81 / 164, 122 / 164),
-        learning_rates=(0.1, 0.03, 0.01, 0.003),
-        weight_decay=1e-4,
-        seeds=tuple(range(5)),
-        epochs=164,
-        batch_size=128,
+        training=ImageTraining(
+            dataset="cifar10",
+            model="resnet20",
+            augment=True,
+            step_decay_at=(81 / 164, 122 / 164),
+            weight_decay=1e-4,
+            epochs=164,
+            batch_size=128,
+        ),
     ),
 }

@@ -1,78 +1,71 @@
 """ResNet-20 for CIFAR-10 (He et al. 2015, section 4.2), as a Flax NNX module."""
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from experiments.cifar10.convolution import convolve
-
-STAGES = (16, 32, 64)  # filters
-BLOCKS_PER_STAGE = 3
+FILTERS = (16, 16, 16, 32, 32, 32, 64, 64, 64)  # of the blocks
 
 
-def _convolution(
-    inputs: int, outputs: int, stride: int, dtype: DTypeLike | None, rngs: nnx.Rngs
-) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (3, 3),
-        strides=stride,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=nnx.initializers.he_normal(),
-        conv_general_dilated=convolve,
-        rngs=rngs,
-    )
+class Layer(nnx.Module):
+    """A 3x3 convolution without bias, and BatchNorm."""
 
+    def __init__(
+        self, inputs: int, filters: int, *, stride: int = 1, conv: Any, **options: Any
+    ) -> None:
+        self.convolution = nnx.Conv(
+            inputs,
+            filters,
+            (3, 3),
+            strides=stride,
+            use_bias=False,
+            kernel_init=nnx.initializers.he_normal(),
+            conv_general_dilated=conv,
+            **options,
+        )
+        self.norm = nnx.BatchNorm(filters, momentum=0.9, **options)
 
-def _normalization(
-    filters: int, dtype: DTypeLike | None, rngs: nnx.Rngs
-) -> nnx.BatchNorm:
-    return nnx.BatchNorm(filters, momentum=0.9, dtype=dtype, rngs=rngs)
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Transforms images, and in training moves the normalization's averages."""
+        x = self.convolution(x)
+        normalized: jax.Array = self.norm(x, use_running_average=not train)
+        return normalized
 
 
 class Block(nnx.Module):
-    """Two convolutions beside a shortcut, which has no parameters.
+    """Two layers beside a shortcut, which has no parameters.
 
     Where a block halves the image, the shortcut takes every second pixel and fills the
     new filters with zeros (He et al.'s option A).
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        filters: int,
-        dtype: DTypeLike | None = None,
-        *,
-        rngs: nnx.Rngs,
-    ) -> None:
+    def __init__(self, inputs: int, filters: int, **options: Any) -> None:
         self.stride = filters // inputs
-        self.first = _convolution(inputs, filters, self.stride, dtype, rngs)
-        self.first_norm = _normalization(filters, dtype, rngs)
-        self.second = _convolution(filters, filters, 1, dtype, rngs)
-        self.second_norm = _normalization(filters, dtype, rngs)
+        self.first = Layer(inputs, filters, stride=self.stride, **options)
+        self.second = Layer(filters, filters, **options)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Transforms images, and in training moves the normalizations' averages."""
-        y = self.first_norm(self.first(x), use_running_average=not train)
-        y = self.second(nnx.relu(y))
-        y = self.second_norm(y, use_running_average=not train)
+        """Transforms images."""
+        y = self.second(nnx.relu(self.first(x, train=train)), train=train)
         shortcut = x[:, :: self.stride, :: self.stride]
         new = y.shape[-1] - shortcut.shape[-1]
         shortcut = jnp.pad(shortcut, ((0, 0),) * 3 + ((new // 2, new // 2),))
-        transformed: jax.Array = nnx.relu(y + shortcut)
-        return transformed
+        return nnx.relu(y + shortcut)
 
 
 class ResNet20(nnx.Module):
-    """A convolution, nine blocks, the mean over the image and a dense layer.
+    """A layer, nine blocks, the mean over the image and a dense layer.
 
     Args:
       channels: of the images; their height and width are at least 4.
       classes: the number of logits.
       dtype: all but the logits is computed in it; None: in that of the parameters.
+      conv: the convolution, with the arguments of JAX's own.
       rngs: the source of initial weights.
     """
 
@@ -82,25 +75,23 @@ class ResNet20(nnx.Module):
         classes: int,
         dtype: DTypeLike | None = None,
         *,
+        conv: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
         rngs: nnx.Rngs,
     ) -> None:
-        self.first = _convolution(channels, STAGES[0], 1, dtype, rngs)
-        self.first_norm = _normalization(STAGES[0], dtype, rngs)
-        blocks, inputs = [], STAGES[0]
-        for filters in STAGES:
-            for _ in range(BLOCKS_PER_STAGE):
-                blocks.append(Block(inputs, filters, dtype, rngs=rngs))
-                inputs = filters
-        self.blocks = nnx.List(blocks)
-        self.logits = nnx.Linear(
-            inputs, classes, kernel_init=nnx.initializers.he_normal(), rngs=rngs
-        )
+        options: dict[str, Any] = {"dtype": dtype, "conv": conv, "rngs": rngs}
+        self.first = Layer(channels, FILTERS[0], **options)
+        pairs = itertools.pairwise((FILTERS[0], *FILTERS))
+        self.blocks = nnx.List([Block(*pair, **options) for pair in pairs])
+        he_normal = nnx.initializers.he_normal()
+        self.logits = nnx.Linear(FILTERS[-1], classes, kernel_init=he_normal, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Logits (n, classes) of images (n, height, width, channels)."""
-        x = self.first_norm(self.first(x), use_running_average=not train)
-        x = nnx.relu(x)
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Returns logits, (n, classes), of images (n, height, width, channels).
+
+        With a key, of a training step, BatchNorm takes the statistics of the batch.
+        """
+        train = key is not None
+        x = nnx.relu(self.first(x, train=train))
         for block in self.blocks:
             x = block(x, train=train)
-        logits: jax.Array = self.logits(x.mean((1, 2)))
-        return logits
+        return self.logits(x.mean((1, 2)))

@@ -1,26 +1,120 @@
-"""The command line: `python -m experiments.transformer --help`."""
+"""Sorting: data, model and flags; the command line is `python -m` with --help."""
 
+import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from experiments.comparison import command
-from experiments.transformer.config import Config
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-if TYPE_CHECKING:
-    from experiments.comparison.task import Task
+from experiments import config
+from experiments.train import Examples, Task
+
+VALUES = 16  # a sequence has numbers below it
+LENGTH = 8
+SEQUENCES = {"train": 2048, "test": 1000}
+WIDTH = 32
+HEADS = 4
+LAYERS = 4
+GRID = config.Grid(
+    optimizers=(
+        "adam",
+        "adam:untuned-linear-warmup",
+        "radam",
+        "radam-skip",
+        "radam-shifted",
+        "schedule-free-radam",
+    ),
+    learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
+    seeds=(0, 1, 2),
+)
+# b2 is Vaswani et al.'s, whose warmup fits 256 steps.
+TRAINING = config.Training(b2=0.98, epochs=4, batch_size=32)
 
 
-def load_task(config: Config) -> "Task":
-    """`task.make`, imported late: --help and wrong flags need not wait for JAX."""
-    from experiments.transformer import task
+@dataclasses.dataclass(frozen=True)
+class Flags(config.Flags):
+    """Train a small post-LayerNorm Transformer to sort, and compare optimizers."""
 
-    return task.make()
+    module: ClassVar[str] = "experiments.transformer"
+    unit: ClassVar[str] = "sequences"
+    classes: ClassVar[int] = VALUES
+
+    grid: config.Grid = GRID
+    training: config.Training = TRAINING
+
+    @property
+    def name(self) -> str:
+        """Of the task."""
+        return "sorting"
 
 
-def main() -> int:
-    """Runs the experiment that the flags describe; returns the exit status."""
-    return command.run_flags(Config, load_task)
+def load(_: Flags) -> Task:
+    """The task, the same every time: sequences drawn at random, and their order."""
+    random = np.random.default_rng(0)
+    size = (sum(SEQUENCES.values()), LENGTH)
+    sequences = random.integers(VALUES, size=size, dtype=np.int32)
+    examples = Examples(sequences, np.sort(sequences, axis=1))
+    split = SEQUENCES["train"]
+    return Task(
+        train=Examples(*(array[:split] for array in examples)),
+        test=Examples(*(array[split:] for array in examples)),
+        make_model=lambda rngs: Transformer(VALUES, LENGTH, rngs=rngs),
+        logits=lambda model, sequences, key: model(sequences),  # without dropout
+        description=f"sequences of {LENGTH} numbers below {VALUES}, to be sorted",
+    )
+
+
+class Transformer(nnx.Module):
+    """Learned embeddings of values and positions, layers, and a linear readout.
+
+    Args:
+      values: of the input, and of the output: both are in [0, values).
+      length: of the sequences.
+      rngs: the source of initial weights.
+    """
+
+    def __init__(self, values: int, length: int, *, rngs: nnx.Rngs) -> None:
+        self.values = nnx.Embed(values, WIDTH, rngs=rngs)
+        self.positions = nnx.Embed(length, WIDTH, rngs=rngs)
+        self.layers = nnx.List([Layer(rngs=rngs) for _ in range(LAYERS)])
+        self.logits = nnx.Linear(WIDTH, values, rngs=rngs)
+
+    def __call__(self, sequences: jax.Array) -> jax.Array:
+        """Returns logits, (n, length, values), of integer sequences, (n, length)."""
+        x = self.values(sequences) + self.positions(jnp.arange(sequences.shape[1]))
+        for layer in self.layers:
+            x = layer(x)
+        return self.logits(x)
+
+
+class Layer(nnx.Module):
+    """Attention, then a feed-forward network, each normalized after its residual.
+
+    Vaswani et al. normalize the sum, not the branch's input. So gradients near the
+    output are large at first, and a warmup is necessary (Xiong et al. 2020).
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.attention = nnx.MultiHeadAttention(
+            HEADS, in_features=WIDTH, decode=False, rngs=rngs
+        )
+        self.attention_norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+        self.hidden = nnx.Linear(WIDTH, 4 * WIDTH, rngs=rngs)
+        self.out = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
+        self.feed_forward_norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Transforms (n, length, WIDTH), keeping its shape."""
+        x = self.attention_norm(x + self.attention(x))
+        x = x + self.out(nnx.relu(self.hidden(x)))
+        normalized: jax.Array = self.feed_forward_norm(x)
+        return normalized
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from experiments.main import main
+
+    sys.exit(main(Flags, load))

@@ -8,19 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from groups import difference, in_double, make_work, state_after, train, without_time
 from made_up import made_up_task, small_task
-from trained import difference, in_float64, state_after
 
 from benchmarks import collectives
-from experiments.cifar10.config import Config
-from experiments.comparison import processes, training
-from experiments.comparison.checkpoints import Checkpoints
-from experiments.comparison.config import Arm, ConfigError, Run
-from experiments.comparison.devices import Devices
-from experiments.comparison.states import steps_made
+from experiments import group
+from experiments.checkpoints import Checkpoints
+from experiments.config import Arm, ConfigError, Flags, Grid, Run, Training
+from experiments.run import split
 
 # 15 of 20 images in batches of 8: the second has 7, and is padded.
-CONFIG = Config(epochs=25, batch_size=8, optimizers=("radam",), b2=0.9, validation=5)
+TRAINING = Training(epochs=25, batch_size=8, b2=0.9, validation=5)
 # At the default rate: at 3e-3, 50 steps make 0.06 of the CNN's rounding (jax 0.12).
 RUN = Run(Arm("radam", "constant"), 1e-3, seed=0)
 RUNS = [
@@ -51,182 +49,148 @@ def normalized_task():
     )
 
 
-def _trainer(task=small_task, devices=1, population=1):
-    """A trainer whose steps are compiled once for all tests."""
-    return _cached_trainer(task, devices, population)
+# The experiment's own takes half a minute to compile.
+CNN = pytest.param(made_up_task, marks=pytest.mark.soak)
+TASKS = pytest.mark.parametrize("task", [small_task, CNN, normalized_task])
 
 
 @functools.cache
-def _cached_trainer(task, devices, population):
-    config = dataclasses.replace(CONFIG, mesh=f"data={devices}", population=population)
-    return training.Trainer(task(), config)
+def programs_of(task, devices, runs):
+    """Work and programs, compiled once for all tests."""
+    work = make_work(task(), TRAINING, jax.devices()[:devices])
+    return work, group.make_programs(work, "radam", runs)
+
+
+def check_runs(task, devices, runs, indices=(0,)):
+    """Compares some runs of a group on many devices with each run by itself on one."""
+    together = state_after(*programs_of(task, devices, len(runs)), runs, 1, 50)
+    for index in indices:
+        alone = state_after(*programs_of(task, 1, 1), [runs[index]], 1, 50)
+        assert difference(together[0], alone[0], index) < 1e-5
+        assert difference(together[1], alone[1], index) < 1e-3
 
 
 @pytest.mark.parametrize(
-    ("task", "devices"),
-    [(small_task, 8), (made_up_task, 8), (normalized_task, 4)],
-    ids=["small on 8", "CNN on 8", "BatchNorm on 4"],
+    ("runs", "shape"),
+    [(1, (1, 8)), (3, (1, 8)), (4, (4, 2)), (6, (2, 4)), (8, (8, 1)), (12, (4, 2))],
 )
-def test_devices_that_share_batches_do_what_one_does(task, devices):
-    one, many = _trainer(task), _trainer(task, devices)
-    for steps, bound in ((1, 1e-5), (50, 1e-3)):
-        state = state_after(many, [RUN], steps)
-        assert difference(state, state_after(one, [RUN], steps)) < bound
-        for leaf in jax.tree.leaves(state):
-            assert leaf.is_fully_replicated
-            assert len(leaf.devices()) == devices
+def test_devices_share_out_runs_as_far_as_they_divide_them_and_then_batches(
+    runs, shape
+):
+    mesh = make_work(small_task(), TRAINING, jax.devices()).mesh(runs)
+    assert mesh.devices.shape == shape
+    assert [device.id for device in mesh.devices.flat] == [*range(8)]
+
+
+@TASKS
+def test_devices_that_share_batches_do_what_one_does(task):
+    """The statistics of BatchNorm, too, are those of whole batches."""
+    check_runs(task, 8, [RUN])
+
+
+@pytest.mark.parametrize(
+    ("devices", "number"),
+    [(8, 8), (8, 4), (2, 8), pytest.param(4, 3, marks=pytest.mark.soak)],
+    ids=["one on each", "one on two", "four on each", "three that share batches"],
+)
+def test_a_run_of_a_group_is_the_run_alone(devices, number):
+    check_runs(small_task, devices, RUNS[:number], {0, number // 2, number - 1})
 
 
 @pytest.mark.soak
 @pytest.mark.usefixtures("x64")
-def test_devices_that_share_batches_do_what_one_does_to_ten_digits():
+@pytest.mark.parametrize("number", [1, 4, 8])
+def test_a_run_on_eight_devices_is_that_on_one_to_ten_digits(number):
     states = []
-    for devices in (1, 8):
-        config = dataclasses.replace(CONFIG, mesh=f"data={devices}")
-        trainer = training.Trainer(small_task(), config)  # not that of single precision
-        start = in_float64(trainer.initial_state([RUN]))
-        states.append(state_after(trainer, [RUN], 50, start))
+    for devices, runs in ((8, RUNS[:number]), (1, RUNS[:1])):
+        work = make_work(in_double(small_task()), TRAINING, jax.devices()[:devices])
+        programs = group.make_programs(work, "radam", len(runs))
+        states += state_after(work, programs, runs, 50)
     assert difference(*states) < 1e-10
 
 
-def test_devices_that_share_batches_see_the_same_images_and_masks():
-    """At a rate that moves nothing, losses tell them."""
-    run = RUN._replace(learning_rate=1e-30)
-    curves = []
-    for devices in (1, 8):
-        epochs = _trainer(devices=devices).train([run])
-        curves.append([next(epochs)[1][0].train_loss for _ in range(3)])
-    np.testing.assert_allclose(*curves, rtol=1e-6)
-    assert len({round(loss, 4) for loss in curves[0]}) == 3  # others each epoch
-
-
-@pytest.mark.parametrize(
-    ("devices", "population"),
-    [(8, 1), pytest.param(2, 2, marks=pytest.mark.soak)],
-    ids=str,
-)
-def test_steps_of_one_call_are_those_of_one_call_each(monkeypatch, devices, population):
-    runs = RUNS[:population]
-    expected = state_after(_trainer(population=population), runs, 2)
-    monkeypatch.setitem(training.STEPS_PER_CALL, "cpu", 2)
-    config = dataclasses.replace(CONFIG, mesh=f"data={devices}", population=population)
-    state, _ = next(training.Trainer(small_task(), config).train(runs))
-    for index in range(population):
-        alone = jax.tree.map(lambda leaf, i=index: leaf[i : i + 1], expected)
-        assert difference(state, alone, index) < 1e-5
-
-
-def _step_collectives(trainer, runs):
-    state = trainer.initial_state(runs)
-    compiled = trainer.compiled_step(runs[0].arm.optimizer, state.train)
-    parameters = sum(map(np.size, jax.tree.leaves(state.train.weights.params)))
-    return collectives.of(compiled.as_text()), parameters // len(runs)
-
-
-@pytest.mark.parametrize(
-    ("task", "devices"), [(made_up_task, 8), (normalized_task, 4)], ids=["CNN", "dense"]
-)
-def test_devices_that_share_batches_add_up_gradients_and_nothing_else(task, devices):
-    found, parameters = _step_collectives(_trainer(task, devices), [RUN])
+@TASKS
+def test_devices_that_share_batches_add_up_gradients_and_nothing_else(task):
+    _, programs = programs_of(task, 8, 1)
+    found = collectives.of(programs.step.as_text())
     assert {operation for operation, _ in found} == {"all-reduce"}
+    params = group.initial_state(programs, [RUN]).train.params
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     moved = sum(size for _, size in found)
-    assert 4 * parameters <= moved <= 4 * parameters + 200  # and some sums
+    assert num_bytes <= moved <= num_bytes + 200  # and some sums
 
 
 def test_devices_that_have_runs_of_their_own_exchange_nothing():
-    found, _ = _step_collectives(_trainer(devices=8, population=8), RUNS)
-    assert found == []
+    _, programs = programs_of(small_task, 8, 8)
+    assert collectives.of(programs.step.as_text()) == []
 
 
-@pytest.mark.parametrize(
-    ("devices", "population", "number"),
-    [(2, 8, 8), pytest.param(4, 4, 3, marks=pytest.mark.soak)],
-    ids=["four on each", "three on four, which share batches"],
-)
-def test_a_run_of_a_group_is_the_run_alone(devices, population, number):
-    one, many = _trainer(), _trainer(devices=devices, population=population)
-    for steps, bound in ((1, 1e-5), (50, 1e-3)):
-        group = state_after(many, RUNS[:number], steps)
-        for index in {0, number // 2, number - 1}:
-            alone = state_after(one, [RUNS[index]], steps)
-            assert difference(group, alone, index) < bound
-
-
-@pytest.mark.parametrize(
-    ("devices", "population"),
-    [(8, 1), pytest.param(2, 8, marks=pytest.mark.soak)],
-    ids=str,
-)
-def test_metrics_are_those_of_one_device(devices, population):
+@pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.soak)])
+def test_metrics_are_those_of_one_device(number):
     """Also of what is held out, and of the best."""
-    many = _trainer(devices=devices, population=population)
-    actual = [metrics for _, metrics in many.train(RUNS[:population])]
-    assert len(actual) == CONFIG.epochs
-    for index in {0, population - 1}:
-        expected = [metrics for _, (metrics,) in _trainer().train([RUNS[index]])]
+    runs = RUNS[-number:]
+    epochs = train(*programs_of(small_task, 8, number), runs)
+    actual = [without_time(metrics) for _, metrics in epochs]
+    assert len(actual) == TRAINING.epochs
+    for index, run in enumerate(runs):
+        epochs = train(*programs_of(small_task, 1, 1), [run])
+        expected = [without_time(metrics)[0] for _, metrics in epochs]
         for mine, theirs in zip(actual, expected, strict=True):
-            for a, b in zip(mine[index][:-2], theirs[:-2], strict=True):
+            for a, b in zip(mine[index], theirs, strict=True):
                 assert a == (None if b is None else pytest.approx(b, rel=1e-3))
 
 
 @pytest.mark.parametrize("runs", [[RUN], RUNS], ids=["batches", "runs"])
 def test_checkpoints_are_restored_onto_other_numbers_of_devices(tmp_path, runs):
-    many = _trainer(devices=8, population=len(runs))
-    state = state_after(many, runs, 4)
-    with Checkpoints(tmp_path, 0) as checkpoints:
-        checkpoints.save(state)
+    epochs = train(*programs_of(small_task, 8, len(runs)), runs)
+    state, _ = next(epochs)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
     kept = jax.tree.map(np.asarray, state)
-    expected = state_after(many, runs, 7, state)
+    expected, _ = next(epochs)
     for devices in (1, 2):
-        fewer = _trainer(devices=devices, population=len(runs))
-        with Checkpoints(tmp_path, 0) as checkpoints:
-            restored = checkpoints.restore(fewer.initial_state(runs))
-        assert steps_made(restored) == 4
+        work, programs = programs_of(small_task, devices, len(runs))
+        with Checkpoints(tmp_path) as checkpoints:
+            assert checkpoints.epoch == 1
+            restored = checkpoints.restore(group.initial_state(programs, runs))
         jax.tree.map(np.testing.assert_array_equal, restored, kept)
         for leaf in jax.tree.leaves(restored):
             assert len(leaf.devices()) == devices
             assert leaf.is_fully_replicated == (len(runs) == 1 or devices == 1)
-    on = state_after(fewer, runs, 7, restored)
+    actual, _ = next(train(work, programs, runs, restored))
+    expected, actual = jax.tree.map(np.asarray, (expected.train, actual.train))
     last = jax.tree.map(lambda x: x[-1:], expected)
-    assert difference(on, last, len(runs) - 1) < 1e-5
+    assert difference(actual, last, len(runs) - 1) < 1e-5
 
 
 def test_fetched_arrays_are_whole():
-    trainer = _trainer(devices=8, population=8)
-    step = trainer.initial_state(RUNS).train.step
+    _, programs = programs_of(small_task, 8, 8)
+    step = group.initial_state(programs, RUNS).train.step
     assert len(step.sharding.device_set) == 8
-    np.testing.assert_array_equal(processes.fetch(step), np.zeros(8))
-    np.testing.assert_array_equal(processes.local(step), np.zeros(8))
+    np.testing.assert_array_equal(group.fetch(step, programs.mesh), np.zeros(8))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "seeds", "allowed"),
     [
-        ({"batch_size": 12}, "--batch-size must be a multiple of 8,.* got 12"),
-        ({"population": 6}, "--population must be 1 or a multiple of 8,.* got 6"),
-        (
-            {"population": 8, "seeds": tuple(range(11)), "batch_size": 4},
-            "--batch-size must be a multiple of 8,.* of 3 runs at once, got 4",
-        ),
-        ({"mesh": "data=9"}, r"--mesh must be data=N with N at most 8,.* got data=9"),
+        ({"batch_size": 12}, 1, "a multiple of 8, .*, got 12"),
+        ({"batch_size": 15, "population": 8}, 8, None),
+        ({"batch_size": 6, "population": 4}, 4, None),
+        ({"batch_size": 6, "population": 4}, 5, "a multiple of 8, .*, got 6"),
+        ({"batch_size": 3, "population": 4}, 4, "a multiple of 2, .*, got 3"),
     ],
 )
-def test_what_the_devices_do_not_divide_is_refused_with_both_numbers(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        Devices(dataclasses.replace(CONFIG, **changes))
+def test_a_batch_that_the_devices_of_a_run_do_not_divide_is_refused(
+    changes, seeds, allowed
+):
+    grid = Grid(optimizers=("radam",), seeds=tuple(range(seeds)))
+    flags = _Flags(grid, dataclasses.replace(TRAINING, **changes))
+    if allowed is None:
+        split(small_task(), flags, jax.devices())
+        return
+    with pytest.raises(ConfigError, match=f"^--batch-size must be {allowed}"):
+        split(small_task(), flags, jax.devices())
 
 
-def test_processes_take_part_with_as_many_devices_each(monkeypatch):
-    of_process = {0: jax.devices()[:4], 1: jax.devices()[4:]}
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "local_devices", lambda process: of_process[process])
-    mesh = Devices(dataclasses.replace(CONFIG, mesh="data=4")).mesh
-    assert [device.id for device in mesh.devices] == [0, 1, 4, 5]
-    with pytest.raises(ConfigError, match=r"a multiple of 2, the processes.*data=5"):
-        Devices(dataclasses.replace(CONFIG, mesh="data=5"))
-
-
-def test_all_devices_are_used_unless_told_otherwise():
-    assert Devices(CONFIG).mesh.size == 8
-    assert Devices(dataclasses.replace(CONFIG, mesh="data=2")).mesh.size == 2
-    Devices(dataclasses.replace(CONFIG, population=8, batch_size=4, seeds=range(8)))
+class _Flags(Flags):
+    name, unit = "made-up images", "images"

@@ -1,0 +1,351 @@
+"""Flags shared by all experiments: what is compared, how, and where the results go.
+
+`Grid` and `Training` are recorded with the results, `Session` never is. Results of
+experiments whose `Training` is the same may be merged; their grids may differ.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+OptimizerName = Literal[
+    "adam",
+    "radam",
+    "radam-skip",
+    "radam-shifted",
+    "schedule-free-radam",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+]
+# The factors of learning-rate schedules, joined by "+"; N is a number of updates.
+SCHEDULE_FACTORS = (
+    "constant",
+    "warmup-linear-decay",
+    "warmup-linear-decay-N",
+    "step-decay",
+    "linear-warmup-N",
+    "untuned-linear-warmup",
+    "untuned-exponential-warmup",
+)
+
+
+class ConfigError(ValueError):
+    """A flag that cannot be used: says which, its value, and what is allowed."""
+
+
+class DataError(Exception):
+    """Data that is missing or cannot be read: says where, and what to run."""
+
+
+class Terminated(BaseException):
+    """SIGTERM has come, to this process or another."""
+
+
+class Arm(NamedTuple):
+    """What is compared: an optimizer under a schedule."""
+
+    optimizer: OptimizerName
+    schedule: str  # of `SCHEDULE_FACTORS`
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables and legends."""
+        return f"{self.optimizer} {self.schedule}"
+
+
+class Run(NamedTuple):
+    """One training from initial weights to the last epoch."""
+
+    arm: Arm
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As it stands in `metrics.jsonl`."""
+        arm = f"{self.arm.optimizer}-{self.arm.schedule}"
+        return f"{arm}-{self.learning_rate!r}-s{self.seed}"
+
+
+def parse_schedule(name: str) -> list[tuple[str, int | None]]:
+    """A schedule's factors as they stand in `SCHEDULE_FACTORS`, each with its N."""
+    factors = []
+    for factor in name.split("+"):
+        found = re.fullmatch(r"(.*?)(?:-([1-9]\d*))?", factor, re.DOTALL)
+        assert found is not None  # it matches anything
+        base, digits = found.groups()
+        number = int(digits) if digits and len(digits) < 11 else None
+        shape = base if digits is None else f"{base}-N"
+        valid = shape in SCHEDULE_FACTORS and not base.endswith("-N")
+        valid = valid and (digits is None or (number or 2**31) < 2**31)
+        allowed = "one of " + ", ".join(SCHEDULE_FACTORS) + " (N: updates), joined by +"
+        check("schedules", name, allowed, valid)
+        factors.append((shape, number))
+    return factors
+
+
+def _arm(optimizer: str, schedule: str) -> Arm:
+    known = get_args(OptimizerName)
+    check("optimizers", optimizer, "one of " + ", ".join(known), optimizer in known)
+    parse_schedule(schedule)
+    return Arm(optimizer, schedule)  # type: ignore[arg-type] # checked just now
+
+
+def flag_name(field: str) -> str:
+    """The command line's spelling of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def check(field: str, value: object, allowed: str, valid: bool) -> None:
+    """Raises a `ConfigError` with name, value and what is allowed, unless valid."""
+    if not valid:
+        raise ConfigError(f"{flag_name(field)} must be {allowed}, got {value!r}.")
+
+
+def _check_list(field: str, values: Sequence[Any]) -> None:
+    check(field, values, "a list of one entry at least", len(values) > 0)
+    value, times = collections.Counter(values).most_common(1)[0]
+    if times > 1:
+        raise ConfigError(f"{flag_name(field)} must not repeat {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What is compared: each run is an optimizer, a schedule, a rate and a seed."""
+
+    optimizers: tuple[str, ...] = ("adam", "radam")
+    """adam, radam, radam-skip, radam-shifted, schedule-free-radam, sgd, adagrad or
+    rmsprop; each under all --schedules, or, as NAME:SCHEDULE, under that one."""
+    schedules: tuple[str, ...] = ("constant",)
+    """constant, warmup-linear-decay, warmup-linear-decay-N, step-decay,
+    linear-warmup-N, untuned-linear-warmup or untuned-exponential-warmup (N: updates);
+    several are multiplied as in linear-warmup-100+step-decay."""
+    learning_rates: tuple[float, ...] = (1e-3,)
+    """Learning rates of every optimizer; a schedule's highest."""
+    rates_of: tuple[str, ...] = ()
+    """An optimizer's own rates instead, as in sgd=0.01,0.03,0.1."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; each fixes initial weights, order of batches and dropout, for all arms."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be run, naming the flag."""
+        for flag in ("optimizers", "schedules", "learning_rates", "seeds"):
+            _check_list(flag, getattr(self, flag))
+        for rate in self.learning_rates:
+            check("learning_rates", rate, "> 0", 0 < rate < math.inf)
+        for seed in self.seeds:
+            check("seeds", seed, "in [0, 2**32)", 0 <= seed < 2**32)
+        unused = self._own_rates.keys() - {arm.optimizer for arm in self.arms}
+        if unused:
+            raise ConfigError(
+                f"--rates-of has {min(unused)!r}, which --optimizers has not. "
+                "--rates-of alone, without a value, drops those of a preset."
+            )
+        for schedule in self.schedules:
+            parse_schedule(schedule)
+        named = all(":" in entry for entry in self.optimizers)
+        if named and self.schedules != ("constant",):
+            raise ConfigError(
+                f"--schedules has {self.schedules[0]!r}, but all --optimizers name "
+                "their own."
+            )
+
+    @functools.cached_property
+    def arms(self) -> tuple[Arm, ...]:
+        """Every optimizer under every schedule, or under the one it names."""
+        arms: list[Arm] = []
+        for entry in self.optimizers:
+            optimizer, colon, schedule = entry.partition(":")
+            arms += [
+                _arm(optimizer, name)
+                for name in ((schedule,) if colon else self.schedules)
+            ]
+        _check_list("optimizers", [arm.name for arm in arms])
+        return tuple(arms)
+
+    @functools.cached_property
+    def _own_rates(self) -> dict[str, tuple[float, ...]]:
+        own = {}
+        for entry in self.rates_of:
+            name, _, numbers = entry.partition("=")
+            try:
+                rates = tuple(float(number) for number in numbers.split(","))
+            except ValueError:
+                rates = ()
+            valid = bool(rates) and all(0 < rate < math.inf for rate in rates)
+            allowed = "NAME=RATE,RATE,..., each rate > 0 and once"
+            check("rates_of", entry, allowed, valid and len({*rates}) == len(rates))
+            check("rates_of", entry, "once for an optimizer", name not in own)
+            own[name] = rates
+        return own
+
+    def rates(self, arm: Arm) -> tuple[float, ...]:
+        """The learning rates that an arm runs at."""
+        return self._own_rates.get(arm.optimizer, self.learning_rates)
+
+    def runs(self) -> list[Run]:
+        """Every arm at every learning rate with every seed."""
+        return [
+            Run(arm, rate, seed)
+            for arm in self.arms
+            for rate in self.rates(arm)
+            for seed in self.seeds
+        ]
+
+    def groups(self, size: Callable[[int], int]) -> list[list[Run]]:
+        """The runs in the order of training, those of one optimizer in groups.
+
+        Args:
+          size: of the next group, given how many runs are left.
+        """
+        of: dict[str, list[Run]] = {}
+        for run in self.runs():
+            of.setdefault(run.arm.optimizer, []).append(run)
+        groups = []
+        for runs in of.values():
+            start = 0
+            while start < len(runs):
+                end = start + size(len(runs) - start)
+                groups.append(runs[start:end])
+                start = end
+        return groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How every run is trained; an experiment's own subclass adds to it."""
+
+    b2: float = 0.999
+    """Decay rate of the second moment in adam and all radams, and of the warmup."""
+    weight_decay: float = 0.0
+    """Of all parameters: decoupled in adam and all radams, L2 in the others."""
+    schedule_steps: int | None = None
+    """Updates that warmup-linear-decay takes to reach its end. None: the whole run."""
+    warmup_proportion: float = 0.1
+    """Share of those updates that is warmup, in [0, 1)."""
+    end_value: float = 1e-5
+    """Learning rate at the end of warmup-linear-decay."""
+    step_decay_at: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the run, in (0, 1), after which step-decay divides by 10."""
+    epochs: int = 10
+    """Passes over the training data."""
+    batch_size: int = 64
+    """Examples per update."""
+    limit_train: int | None = None
+    """Number of training examples to use, the first ones. None: all not held out."""
+    validation: int = 0
+    """Number of training examples to hold out, the last ones: rates and best epochs
+    are chosen on them, and the test data is read after the last epoch only."""
+    population: int = 1
+    """Runs of one optimizer that train together in one compiled program."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be run, naming the flag."""
+        for flag in ("weight_decay", "end_value", "validation"):
+            value = getattr(self, flag)
+            check(flag, value, ">= 0", 0 <= value < math.inf)
+        for flag in ("epochs", "batch_size", "population"):
+            check(flag, getattr(self, flag), ">= 1", getattr(self, flag) >= 1)
+        for flag in ("schedule_steps", "limit_train"):
+            value = getattr(self, flag)
+            check(flag, value, ">= 1", value is None or value >= 1)
+        for flag in ("b2", "warmup_proportion"):
+            check(flag, getattr(self, flag), "in [0, 1)", 0 <= getattr(self, flag) < 1)
+        _check_list("step_decay_at", self.step_decay_at)
+        for share in self.step_decay_at:
+            check("step_decay_at", share, "in (0, 1)", 0 < share < 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """Where and how this session runs; results do not depend on it."""
+
+    checkpoint_seconds: float = 60.0
+    """An epoch's checkpoint is skipped while the last one is younger than this. The
+    last epoch's is always written."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0 of several; start each with the same flags, except
+    --process-id."""
+    processes: int | None = None
+    """Number of processes."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+    distributed: bool = False
+    """Have JAX find the processes itself, as under Slurm, Open MPI or on TPU pods."""
+    out: pathlib.Path | None = None
+    """Directory for the results, shared by all processes. None: runs/NAME, of the data
+    or task."""
+    overwrite: bool = False
+    """Replace the results of an earlier experiment in --out."""
+    resume: bool = False
+    """Go on with the interrupted experiment in --out."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be run, naming the flag."""
+        seconds = self.checkpoint_seconds
+        check("checkpoint_seconds", seconds, ">= 0", 0 <= seconds < math.inf)
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume and --overwrite exclude each other.")
+        flags = ("coordinator", "processes", "process_id")
+        missing = [flag for flag in flags if getattr(self, flag) is None]
+        if self.distributed and len(missing) < 3:
+            raise ConfigError(
+                "--distributed finds the processes by itself; it excludes "
+                "--coordinator, --processes and --process-id."
+            )
+        if 0 < len(missing) < 3:
+            raise ConfigError(
+                f"{flag_name(missing[0])} is missing: several processes need "
+                "--coordinator HOST:PORT, --processes N and --process-id I."
+            )
+        if self.coordinator is None or self.processes is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        valid = bool(host) and port.isdecimal() and 0 < int(port) < 2**16
+        check("coordinator", self.coordinator, "HOST:PORT", valid)
+        check("processes", self.processes, ">= 1", self.processes >= 1)
+        number, last = self.process_id, self.processes - 1
+        valid = number is not None and 0 <= number <= last
+        check("process_id", number, f"in [0, {last}]", valid)
+
+    @property
+    def in_many_processes(self) -> bool:
+        """Whether this is one process of several."""
+        return self.distributed or self.coordinator is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Everything that the command line says; an experiment's own subclass names it."""
+
+    module: ClassVar[str]  # what `python -m` runs
+    unit: ClassVar[str]  # examples, in the plural: images, sequences
+    classes: ClassVar[int]  # number of labels: a guess costs log(classes)
+
+    grid: Grid = Grid()
+    training: Training = Training()
+    session: Session = Session()
+
+    def __post_init__(self) -> None:
+        """Refuses parts that do not fit together, naming the flag."""
+        for arm in self.grid.arms:
+            if "warmup-linear-decay" in arm.schedule:
+                lowest, end = min(self.grid.rates(arm)), self.training.end_value
+                allowed = f"at most {lowest!r}, the lowest learning rate of {arm.name}"
+                check("end_value", end, allowed, end <= lowest)
+
+    @property
+    def name(self) -> str:
+        """Of the data or the task: in titles, and of the default directory."""
+        raise NotImplementedError
+
+    @property
+    def out(self) -> pathlib.Path:
+        """Directory for the results."""
+        return self.session.out or pathlib.Path("runs") / self.name

@@ -1,0 +1,103 @@
+"""`report RUN...`: redraws an experiment's report, or merges several experiments."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from experiments.config import ConfigError, DataError, Flags
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportFlags:
+    """Redraw the report of RUN from its records, or merge several into one report."""
+
+    runs: Annotated[
+        tuple[pathlib.Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")
+    ]
+    """Directories with the config.json and metrics.jsonl of an experiment."""
+    out: pathlib.Path | None = None
+    """Directory for the report. None: RUN itself, if there is only one."""
+    overwrite: bool = False
+    """Replace an earlier report in --out."""
+
+
+def report_main(flags_class: type[Flags], arguments: Sequence[str]) -> int:
+    """Writes the report that the command line asks for.
+
+    Args:
+      flags_class: of the experiment.
+      arguments: the words after `report`.
+
+    Returns:
+      The exit status: 0, 1 if records are damaged or the disk fails, 2 for a wrong
+      argument.
+    """
+    program = f"python -m {flags_class.module} report"
+    flags = tyro.cli(ReportFlags, prog=program, args=arguments)
+    try:
+        _write_report(flags_class, flags)
+    except (ConfigError, DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def _write_report(flags_class: type[Flags], flags: ReportFlags) -> None:
+    """Reads, merges and writes.
+
+    Raises:
+      ConfigError: if directories are missing, taken or cannot be merged.
+      DataError: if records are damaged.
+      OSError: if the report cannot be written.
+    """
+    _check(flags)
+    # --help and wrong flags need not wait for JAX.
+    from experiments import records, report
+    from experiments.report import merging
+    from experiments.report.records import read_experiment
+
+    for run in flags.runs:
+        if not (run / records.CONFIG_FILE).is_file():
+            raise ConfigError(
+                f"RUN must be an experiment's directory, got {run}: "
+                f"{run / records.CONFIG_FILE} is missing."
+            )
+    experiment = merging.merge(
+        [read_experiment(run, flags_class) for run in flags.runs],
+        [str(run) for run in flags.runs],
+    )
+    if not experiment.rows:
+        raise ConfigError(
+            "There is nothing to report: no epoch of any run is finished."
+        )
+    out = flags.out or flags.runs[0]
+    out.mkdir(parents=True, exist_ok=True)
+    report.write_report(experiment, out)
+    report.announce(out)
+
+
+def _check(flags: ReportFlags) -> None:
+    if not flags.runs:
+        raise ConfigError("RUN must be one directory at least, got none.")
+    if len({run.resolve() for run in flags.runs}) < len(flags.runs):
+        raise ConfigError("RUN must not repeat a directory.")
+    out = flags.out
+    if out is not None and out.exists() and not out.is_dir():
+        raise ConfigError(f"--out must be a directory, got the file {out}.")
+    if out is not None and out.is_dir() and any(out.iterdir()) and not flags.overwrite:
+        raise ConfigError(
+            f"--out must be a new or an empty directory, got {out}, which has files in "
+            "it. Name another, or replace the report in it with --overwrite."
+        )
+    if len(flags.runs) > 1:
+        if out is None:
+            raise ConfigError("--out is needed: where does the merged report go?")
+        if out.resolve() in {run.resolve() for run in flags.runs}:
+            raise ConfigError(
+                f"--out must be another directory than those merged, got {out}, "
+                "whose own report it would replace."
+            )

@@ -1,0 +1,84 @@
+"""What compilers for TPUs and GPUs make of the experiment's training steps."""
+
+import collections
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import collectives as exchanges
+from benchmarks import hlo
+from experiments import group
+from experiments.cifar10.model import CNN
+from experiments.config import Training
+from experiments.train import Examples, Task
+from experiments.transformer import __main__ as transformer
+
+
+def _cifar10():
+    images = np.zeros((50_000, 32, 32, 3), np.uint8)
+    examples = Examples(images, np.zeros(len(images), np.int32))
+    return Task(
+        examples,
+        examples,
+        lambda rngs: CNN((32, 32, 3), 10, rngs=rngs),
+        lambda model, x, key: model(x.astype(np.float32) / 255, key),
+    )
+
+
+def _compile(task, training, mesh, runs):
+    """The step as text, its exchanges, and the bytes of a run's parameters."""
+    work = group.Work(task, None, training, [*mesh.devices.flat])
+    programs = group.make_programs(work, "radam", runs)
+    seeds = jax.ShapeDtypeStruct((runs,), np.uint32)
+    params = jax.eval_shape(programs.init, None, seeds).train.params
+    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    # Parameters and both moments take the place of the old ones.
+    on_a_device = num_bytes // programs.mesh.shape["runs"]
+    assert programs.step.memory_analysis().alias_size_in_bytes >= 3 * on_a_device
+
+    exchanged = collections.defaultdict(int)
+    for operation, size in exchanges.of(programs.step.as_text()):
+        exchanged[operation] += size
+    if programs.mesh.shape["data"] == 1:  # each device has runs of its own
+        assert not exchanged
+    return programs.step.as_text(), exchanged, num_bytes // runs
+
+
+ON_ALL = pytest.mark.parametrize(
+    "mesh", ["TPU v5e", "8 TPU v5e", "H100", "8 H100"], indirect=True
+)
+
+
+@pytest.mark.soak
+@ON_ALL
+@pytest.mark.parametrize("runs", [1, 8])
+def test_convolutions_of_the_cnn_are_those_of_the_platform(mesh, runs):
+    """Six forward, six gradients of kernels and five of inputs; none in parts."""
+    text, exchanged, num_bytes = _compile(_cifar10(), Training(), mesh, runs)
+    if mesh.size > runs:  # gradients are exchanged, and some sums
+        assert exchanged.keys() == {"all-reduce"}
+        assert num_bytes <= exchanged["all-reduce"] <= num_bytes + 512
+    operations = collections.Counter(
+        instruction.operation for instruction in hlo.instructions(text)
+    )
+    if mesh.devices.flat[0].platform == "tpu":
+        # There the two dense layers are convolutions, too, forward and in gradients.
+        assert operations["convolution"] == 17 + 6
+    else:
+        assert operations["convolution"] == 0
+        assert len(re.findall(r'custom_call_target="__cudnn\$conv', text)) == 17
+
+
+@pytest.mark.soak
+@ON_ALL
+@pytest.mark.parametrize("runs", [1, 8])
+def test_the_transformer_exchanges_nothing_large(mesh, runs):
+    """XLA gathers a batch's gradients of embeddings, with their indices, to add up."""
+    task, training = transformer.load(transformer.Flags()), transformer.TRAINING
+    _, exchanged, num_bytes = _compile(task, training, mesh, runs)
+    labels = training.batch_size * transformer.LENGTH
+    assert exchanged["all-gather"] <= 4 * labels * (transformer.WIDTH + 1)
+    assert exchanged["all-reduce"] <= num_bytes + 512
+    assert exchanged.keys() == {"all-gather", "all-reduce"}

@@ -1,0 +1,199 @@
+"""The command line, as a user would try it."""
+
+import os
+import pathlib
+import re
+import sys
+
+import pytest
+import small_experiment
+from made_up import small_task
+from small_experiment import contents, rows, run
+
+from experiments import main
+from experiments.cifar10 import __main__ as cifar10
+from experiments.cifar10 import demo
+from experiments.cifar10.config import Flags
+from experiments.cifar10.presets import PRESETS
+from experiments.config import DataError
+
+QUICK = "--optimizers adam --epochs 1 --batch-size 8"
+TWO_RATES = f"{QUICK} --learning-rates 1e-3 1e-2 --epochs 2"
+
+
+def _main(monkeypatch, *words, load=None):
+    """The exit status of `python -m experiments.cifar10`, which loads that task."""
+    monkeypatch.setattr(sys, "argv", ["cifar10", *map(str, words)])
+    try:
+        return main.main(Flags, load or cifar10.load, PRESETS)
+    except SystemExit as exit:  # from the library that reads the flags
+        return exit.code
+
+
+def _never(_):
+    pytest.fail("data was read")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of an experiment."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert run(TWO_RATES, out) == 0
+    return out
+
+
+def test_a_small_experiment(finished):
+    found = rows(finished)
+    assert len(found) == 2 * 2
+    assert [row["step"] for row in found[:2]] == [3, 6]
+    assert {path.name for path in finished.iterdir()} - {".lock"} == {
+        "accuracy_by_learning_rate.png",
+        "checkpoints",
+        "config.json",
+        "learning_curves.png",
+        "metrics.csv",
+        "metrics.jsonl",
+        "report.html",
+        "report.md",
+        "stability.png",
+        "summary.csv",
+        "tensorboard",
+    }
+
+
+def test_results_are_not_replaced_unless_told_to(monkeypatch, finished, capsys):
+    before = contents(finished)
+    assert _main(monkeypatch, "--out", finished, load=_never) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert contents(finished) == before
+
+
+def test_a_report_can_be_drawn_again(monkeypatch, finished, capsys):
+    before = (finished / "report.md").read_bytes()
+    (finished / "report.md").unlink()
+    assert _main(monkeypatch, "report", finished) == 0
+    assert (finished / "report.md").read_bytes() == before
+    assert capsys.readouterr().out == f"Report: {finished / 'report.md'}\n"
+
+
+def test_whoever_stops_reading_gets_the_report_nevertheless(monkeypatch, finished):
+    """As after `| head -1`: the summary is printed last."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    (finished / "report.md").unlink()
+    with os.fdopen(writing, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stdout)
+        assert run(TWO_RATES, finished, "--resume") == 0
+        stdout.flush()  # as at exit, where an error would be the status
+    assert (finished / "report.md").exists()
+
+
+def test_any_name_of_a_folder_can_be_printed(monkeypatch, tmp_path, capsys):
+    """Square brackets are markup elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    with small_experiment.quick():
+        assert run(QUICK, "x[/b]y") == 0
+    assert "Report: x[/b]y/report.md" in capsys.readouterr().out
+    assert rows(tmp_path / "x[" / "b]y")
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["--b2", "0.5"], 2, r"--b2 cannot be used with radam.*\(0.666666667, 1\)"),
+        (["--out", b"\xff"], 2, r"--out must be UTF-8, got '\\udcff'"),
+        (["--out", "dangling"], 2, "--out must be a directory, got dangling"),
+        (["--out", "file/below"], 2, "--out must be a directory, got file/below"),
+        (["--resume"], 2, "--resume goes on with the experiment in --out, and runs/"),
+        (["--overwrite", "--out", "full"], 2, "--overwrite replaces results of this"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_data_is_read(
+    monkeypatch, tmp_path, capsys, words, status, message
+):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("dangling").symlink_to("nowhere")
+    pathlib.Path("file").write_text("mine")
+    pathlib.Path("full/checkpoints").mkdir(parents=True)
+    assert _main(monkeypatch, *map(os.fsdecode, words), load=_never) == status
+    error = capsys.readouterr().err
+    assert re.match(f"error: {message}", error)
+    assert error.count("\n") == 1
+    assert sorted(os.listdir()) == ["dangling", "file", "full"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (f"--epochs {10**22} --batch-size 1", "--epochs must be below 107,374,182, "),
+        (f"--epochs {10**9} --batch-size 1", "--epochs must be below 107,374,182, "),
+        ("--dataset cifar10 --data-dir ~nosuchuser", "--data-dir must be a directory"),
+    ],
+)
+def test_what_the_data_does_not_allow_is_refused_on_one_line(
+    monkeypatch, tmp_path, capsys, words, message
+):
+    load = cifar10.load if "cifar10" in words else lambda _: small_task()
+    words = [*words.split(), "--out", tmp_path / "out"]
+    assert _main(monkeypatch, *words, load=load) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_data_is_an_error_that_leaves_nothing(monkeypatch, tmp_path, capsys):
+    def missing(_):
+        raise DataError("CIFAR-10 is not in DIR")
+
+    assert _main(monkeypatch, "--out", tmp_path / "out", load=missing) == 1
+    assert capsys.readouterr().err == "error: CIFAR-10 is not in DIR\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_platform_that_is_not_there_is_named(tmp_path):
+    process = small_experiment.start("", tmp_path / "out", JAX_PLATFORMS="cuda")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error.startswith("error: JAX_PLATFORMS=cuda cannot be used: ")
+    assert error.count("\n") == 1
+
+
+def test_unknown_choices_are_refused_with_the_known_ones(monkeypatch, capsys):
+    assert _main(monkeypatch, "--optimizers", "lamb") == 2
+    assert "radam" in capsys.readouterr().err
+
+
+def test_help_lists_all_flags(monkeypatch, capsys):
+    assert _main(monkeypatch, "--help") == 0
+    found = re.findall(
+        r"^\W{1,2}(--[a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE
+    )
+    assert " ".join(found) == (
+        "--preset --optimizers --schedules --learning-rates --rates-of --seeds --b2 "
+        "--weight-decay --schedule-steps --warmup-proportion --end-value "
+        "--step-decay-at --epochs --batch-size --limit-train --validation --population "
+        "--dataset --model --augment --compute-dtype --checkpoint-seconds "
+        "--coordinator --processes --process-id --distributed --out --overwrite "
+        "--resume --data-dir"
+    )
+
+
+def test_a_preset_is_where_flags_begin(monkeypatch):
+    given = []
+    monkeypatch.setattr(main, "run", lambda flags, _, base: given.append((flags, base)))
+    _main(monkeypatch, "--preset", "blog", "--epochs", "3", "--seeds", "1")
+    ((flags, base),) = given
+    assert base is PRESETS["blog"]
+    assert (flags.training.epochs, flags.grid.seeds) == (3, (1,))
+    assert flags.grid.optimizers == base.grid.optimizers
+    assert flags.training.schedule_steps == base.training.schedule_steps == 5000
+
+
+def test_the_demo_has_the_three_arms_at_several_rates():
+    assert [arm.name for arm in demo.FLAGS.grid.arms] == [
+        "adam constant",
+        "radam constant",
+        "adam untuned-linear-warmup",
+    ]
+    assert len(demo.FLAGS.grid.learning_rates) >= 3

@@ -1,0 +1,234 @@
+"""Files of an experiment: written whole, read back, and refused if damaged."""
+
+import json
+import math
+import os
+import pathlib
+
+import pytest
+from made_up_records import held_out, row, write
+from small_experiment import file_limit
+
+from experiments import records
+from experiments.cifar10.config import Flags, ImageSession, ImageTraining
+from experiments.config import ConfigError, DataError, Grid, Session
+from experiments.report.records import read_experiment
+from experiments.transformer import __main__ as transformer
+
+ROOT = pathlib.Path(__file__).parent.parent
+TWO_RATES = Flags(
+    grid=Grid(learning_rates=(0.1, 0.2)), training=ImageTraining(epochs=2)
+)
+
+
+def test_round_trip(tmp_path):
+    rows = [row(), row(2), row(rate=0.2, loss=math.inf)]
+    read = write(tmp_path / "out", TWO_RATES, rows)
+    assert read.rows[:2] == rows[:2]
+    assert math.isnan(read.rows[2].metrics.test_loss)
+    assert (read.grid, read.training) == (TWO_RATES.grid, TWO_RATES.training)
+    assert read.final_rows() == [read.rows[1], read.rows[2]]
+
+
+def test_what_was_not_evaluated_is_not_taken_for_diverged(tmp_path):
+    flags = Flags(
+        grid=Grid(learning_rates=(0.1,)),
+        training=ImageTraining(epochs=2, validation=5),
+    )
+    rows = held_out([row(), row(2)], epochs=2)
+    assert rows[0].metrics.test_loss is None
+    assert write(tmp_path, flags, rows).rows == rows
+
+
+def test_rows_of_another_experiment_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"line 1 .* 'adam-constant-0.1-s0'"):
+        write(tmp_path, Flags(grid=Grid(learning_rates=(0.2,))), [row()])
+
+
+def test_rows_have_the_promised_columns_and_are_strict_json(tmp_path):
+    write(tmp_path / "out", TWO_RATES, [row(loss=math.nan)])
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "out" / "metrics.jsonl").read_text()
+    columns = json.loads(text, parse_constant=refuse)
+    assert " ".join(columns) == (
+        "run optimizer schedule learning_rate seed epoch step train_loss "
+        "train_accuracy validation_loss validation_accuracy test_loss test_accuracy "
+        "best_epoch best_test_accuracy seconds images_per_second"
+    )
+    assert columns["run"] == "adam-constant-0.1-s0"
+    assert columns["test_loss"] is None
+
+
+def test_config_names_command_versions_and_settings_but_no_directory(tmp_path):
+    out = tmp_path / "out"
+    flags = Flags(
+        training=ImageTraining(dataset="cifar10", b2=0.99),
+        session=ImageSession(out=out, data_dir=tmp_path, checkpoint_seconds=1.0),
+    )
+    write(out, flags, [])
+    text = (out / "config.json").read_text()
+    assert str(tmp_path) not in text
+    assert "checkpoint" not in text.replace("orbax-checkpoint", "")
+    content = json.loads(text)
+    assert content["training"]["b2"] == 0.99
+    assert content["jax_settings"]["jax_enable_x64"] is False
+    assert {"python", "jax", "optax", "flax", "optax_radam"} <= set(content["versions"])
+    assert content["data"]["sha256"] == "f40c" * 16
+    assert records.command_line(flags) == (
+        "python -m experiments.cifar10 --b2 0.99 --dataset cifar10 --data-dir DIR"
+    )
+
+
+def test_recorded_commands_spell_switches_as_the_command_line_does():
+    augmenting = Flags(training=ImageTraining(augment=True))
+    assert records.command_line(augmenting).endswith("cifar10 --augment")
+    base = Flags(training=ImageTraining(augment=True), preset="paper")
+    line = records.command_line(Flags(preset="paper"), base)
+    assert line.endswith("--preset paper --no-augment")
+
+
+def test_write_whole_keeps_the_old_file_if_writing_fails(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        records.write_whole(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_whole_follows_no_link(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.write_text("theirs")
+    (tmp_path / "file.part").symlink_to(theirs)
+    records.write_whole(tmp_path / "file", lambda file: file.write(b"ours"))
+    assert theirs.read_text() == "theirs"
+    assert (tmp_path / "file").read_text() == "ours"
+    assert not (tmp_path / "file.part").is_symlink()
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A log with the first epoch of a run of two."""
+    write(tmp_path, TWO_RATES, [row()])
+    return _open(tmp_path)
+
+
+def _open(out, **options):
+    flags = Flags(TWO_RATES.grid, TWO_RATES.training, Session(out=out))
+    return records.Log(flags, **{"writes": True} | options)
+
+
+def _epochs(out):
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
+def test_a_full_disk_leaves_whole_rows(tmp_path, log):
+    """A limit on the file's size stands for it: it cuts a row short."""
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    with file_limit(size + 100), pytest.raises(OSError, match=r"large: .*cs.jsonl"):
+        log.append([row(2).run], [row(2).metrics])
+    assert _epochs(tmp_path) == [1]
+    log.append([row(2).run], [row(2).metrics])
+    assert _epochs(tmp_path) == [1, 2]
+
+
+def test_a_torn_line_is_replaced(tmp_path, log):
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"run": "adam-')
+    log = _open(tmp_path)
+    log.append([row(2).run], [row(2).metrics])
+    assert _epochs(tmp_path) == [1, 2]
+    assert _open(tmp_path).has_finished([row().run])
+
+
+def test_a_process_that_does_not_write_leaves_the_file(tmp_path, log):
+    reading = _open(tmp_path, writes=False)
+    reading.keep([row().run], 0)
+    reading.append([row(2).run], [row(2).metrics])
+    assert _epochs(tmp_path) == [1]
+
+
+def test_results_must_go_where_all_processes_see_them(tmp_path):
+    with pytest.raises(ConfigError, match="must be on a file system that all process"):
+        _open(tmp_path)
+
+
+def _check(path, *, overwrite=False, resume=False):
+    records.check_out(path, overwrite=overwrite, resume=resume)
+
+
+def test_out_may_be_new_or_empty(tmp_path):
+    _check(tmp_path / "new" / "deep")
+    _check(tmp_path)
+    with records.locked(tmp_path):
+        _check(tmp_path)  # the lock's file does not count
+
+
+def test_out_must_not_have_files(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"--out must be .*empty.*--overwrite"):
+        _check(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_out_must_not_be_a_file_or_a_dangling_link(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(ConfigError, match=f"--out must be a directory.*{name}"):
+            _check(tmp_path / name / below, overwrite=True)
+
+
+def test_out_must_be_utf_8(tmp_path):
+    with pytest.raises(ConfigError, match=r"--out must be UTF-8, got '.*udcff'"):
+        _check(tmp_path / os.fsdecode(b"\xff"))
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{}", "[]", '{"program": "webpack"}', '{"epochs": 3}']
+)
+def test_overwriting_takes_no_folder_of_others(tmp_path, content):
+    (tmp_path / "checkpoints").mkdir()
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match="--overwrite replaces results of this prog"):
+        _check(tmp_path, overwrite=True)
+
+
+def test_overwriting_replaces_results_and_nothing_else(tmp_path):
+    write(tmp_path, TWO_RATES, [row(1), row(2)])
+    (tmp_path / "notes.txt").write_text("mine")
+    _check(tmp_path, overwrite=True)
+    assert len(write(tmp_path, TWO_RATES, [row(1)]).rows) == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
+    write(tmp_path, TWO_RATES, [row(1), row(2)])
+    records.create(tmp_path, (), "tensorboard")
+    _check(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags_class", "runs"),
+    [
+        ("demo", Flags, 24),
+        ("warmups", Flags, 72),
+        ("cifar10-2-epochs", Flags, 2),
+        ("transformer", transformer.Flags, 72),
+    ],
+)
+def test_committed_results_can_be_read(name, flags_class, runs):
+    folder = ROOT / "experiments" / "results" / name
+    experiment = read_experiment(folder, flags_class)
+    assert [row.run for row in experiment.final_rows()] == experiment.grid.runs()
+    assert len(experiment.final_rows()) == runs
