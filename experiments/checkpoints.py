@@ -88,7 +88,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Of writing; TensorStore reports a full disk as a ValueError."""
+        """Errors of writing; TensorStore reports a full disk as a ValueError."""
         try:
             yield
         except (OSError, ValueError) as error:

@@ -48,7 +48,7 @@ class Terminated(BaseException):
 
 
 class Arm(NamedTuple):
-    """What is compared: an optimizer under a schedule."""
+    """An optimizer under a schedule: the unit of comparison."""
 
     optimizer: OptimizerName
     schedule: str  # of `SCHEDULE_FACTORS`
@@ -117,7 +117,7 @@ def _check_list(field: str, values: Sequence[Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """What is compared: each run is an optimizer, a schedule, a rate and a seed."""
+    """The compared runs: each is an optimizer, a schedule, a rate and a seed."""
 
     optimizers: tuple[str, ...] = ("adam", "radam")
     """adam, radam, radam-skip, radam-shifted, schedule-free-radam, sgd, adagrad or
@@ -219,12 +219,12 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How every run is trained; an experiment's own subclass adds to it."""
+    """Settings of training, the same for all runs; subclasses add their own."""
 
     b2: float = 0.999
     """Decay rate of the second moment in adam and all radams, and of the warmup."""
     weight_decay: float = 0.0
-    """Of all parameters: decoupled in adam and all radams, L2 in the others."""
+    """Weight decay of all parameters: decoupled in adam and radams, L2 in others."""
     schedule_steps: int | None = None
     """Updates that warmup-linear-decay takes to reach its end. None: the whole run."""
     warmup_proportion: float = 0.1
@@ -316,7 +316,7 @@ class Session:
 
     @property
     def in_many_processes(self) -> bool:
-        """Whether this is one process of several."""
+        """True for one process of several."""
         return self.distributed or self.coordinator is not None
 
 
@@ -342,7 +342,7 @@ class Flags:
 
     @property
     def name(self) -> str:
-        """Of the data or the task: in titles, and of the default directory."""
+        """Name of the data or the task, in titles and the default directory."""
         raise NotImplementedError
 
     @property

@@ -48,7 +48,7 @@ class EpochMetrics(NamedTuple):
 
 
 class Best(NamedTuple):
-    """What was best on the held-out examples so far; all have an axis of runs."""
+    """Best weights so far, by held-out examples; all have an axis of runs."""
 
     weights: Any  # (params, statistics) to evaluate
     accuracy: jax.Array  # float32; -1 before the first epoch
@@ -63,7 +63,7 @@ class GroupState(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What all groups of an experiment share."""
+    """Data, settings and devices that all groups of an experiment share."""
 
     task: train.Task  # with those training examples that are used
     held_out: train.Examples | None
@@ -76,7 +76,7 @@ class Work(NamedTuple):
         return -(-len(self.task.train.labels) // self.training.batch_size)
 
     def group_size(self, left: int) -> int:
-        """How many of the runs that are left train together."""
+        """Number of runs in the next group, given how many are left."""
         size = min(left, self.training.population)
         if self.devices[0].platform in ONE_RUN_PLATFORMS:
             while len(self.devices) % size:
@@ -91,7 +91,7 @@ class Work(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """What is compiled for groups of one optimizer and size.
+    """Compiled functions for groups of one optimizer and size.
 
     All but the first arguments, and all results, have an axis of runs.
     """

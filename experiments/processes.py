@@ -92,7 +92,7 @@ def _end_late(session: Session) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and talks."""
+    """True in process 0, which writes and talks."""
     return jax.process_index() == 0
 
 
@@ -166,7 +166,7 @@ def first_says(answer: bool) -> bool:
 
 
 def have_sigterm(step: int) -> bool:
-    """Whether all processes stop after this step, since SIGTERM has come to one.
+    """True if all processes stop after this step, since SIGTERM has come to one.
 
     Args:
       step: counted up by all of them in every step.

@@ -145,7 +145,7 @@ def create(out: pathlib.Path, files: Sequence[str], folder: str) -> None:
 
 
 def recorded(flags: Flags) -> dict[str, Any]:
-    """What results depend on, as it stands in `config.json`: flags and JAX's settings.
+    """Flags and JAX settings that results depend on, as they stand in `config.json`.
 
     Results of experiments that differ in any of it must not be mixed.
     """
@@ -159,13 +159,13 @@ def recorded(flags: Flags) -> dict[str, Any]:
 
 
 def spelled(content: dict[str, Any]) -> dict[str, Any]:
-    """What `recorded` returns, by the names of flags and of JAX's settings."""
+    """Flattens what `recorded` returns, by names of flags and of JAX's settings."""
     flags = {**content["grid"], **content["training"]}
     return {flag_name(k): v for k, v in flags.items()} | {**content["jax_settings"]}
 
 
 class Data(NamedTuple):
-    """Which data an experiment was run on."""
+    """Identity of the data that an experiment was run on."""
 
     description: str
     train_examples: int
@@ -276,7 +276,7 @@ class Log:
         self._end = self._path.read_bytes().rfind(b"\n") + 1  # of whole rows
 
     def has_finished(self, runs: Sequence[Run]) -> bool:
-        """Whether every epoch of the runs is there."""
+        """True if every epoch of the runs is there."""
         return all(len(self._found[run.name]) >= self._epochs for run in runs)
 
     def keep(self, runs: Sequence[Run], epochs: int) -> None:

@@ -1,4 +1,4 @@
-"""How a model is trained here: data, model, loss, optimizer, step, evaluation.
+"""Training in plain functions: data, model, loss, optimizer, step, evaluation.
 
 A run is an optimizer, a schedule, a learning rate and a seed. All randomness comes from
 the seed: runs with the same seed share initial weights, order of batches and dropout

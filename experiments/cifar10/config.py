@@ -15,7 +15,7 @@ PresetName = Literal["blog", "blog-fair", "paper"]
 
 @dataclasses.dataclass(frozen=True)
 class ImageTraining(config.Training):
-    """How every run is trained, and on which images."""
+    """Settings of training, with images and model."""
 
     dataset: DatasetName = "digits"
     """Images: scikit-learn's digits (8x8, no download), or CIFAR-10 (32x32)."""
@@ -24,7 +24,7 @@ class ImageTraining(config.Training):
     augment: bool = False
     """Crop and flip training images at random."""
     compute_dtype: DtypeName = "float32"
-    """Of the model's layers; parameters, logits and losses are float32 in any case."""
+    """Dtype of the layers; parameters, logits and losses are float32 in any case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,5 +61,5 @@ class Flags(config.Flags):
 
     @property
     def name(self) -> str:
-        """Of the data set."""
+        """Name of the data set."""
         return self.training.dataset

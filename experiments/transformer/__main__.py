@@ -47,7 +47,7 @@ class Flags(config.Flags):
 
     @property
     def name(self) -> str:
-        """Of the task."""
+        """Name of the task."""
         return "sorting"
 
 
