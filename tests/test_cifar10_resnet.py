@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 from made_up import made_up_examples
 
@@ -65,6 +66,7 @@ class _Normalized(nnx.Module):
         return self.logits(self.norm(x, use_running_average=not train))
 
 
+@pytest.mark.soak
 def test_training_moves_the_averages_of_batch_norm_and_evaluation_uses_them():
     examples, test = made_up_examples()
     task = Task(

@@ -90,7 +90,12 @@ def test_devices_that_share_batches_do_what_one_does(task):
 
 @pytest.mark.parametrize(
     ("devices", "number"),
-    [(8, 8), (8, 4), (2, 8), pytest.param(4, 3, marks=pytest.mark.soak)],
+    [
+        (8, 8),
+        (8, 4),
+        pytest.param(2, 8, marks=pytest.mark.soak),
+        pytest.param(4, 3, marks=pytest.mark.soak),
+    ],
     ids=["one on each", "one on two", "four on each", "three that share batches"],
 )
 def test_a_run_of_a_group_is_the_run_alone(devices, number):
