@@ -94,6 +94,7 @@ def test_training_moves_the_averages_of_batch_norm_and_evaluation_uses_them():
     np.testing.assert_allclose(loss, losses.mean(), rtol=1e-4)
 
 
+@pytest.mark.soak
 def test_only_a_training_step_takes_the_statistics_of_its_batch():
     model = resnet.ResNet20(1, 3, rngs=nnx.Rngs(0))
     x = jax.random.uniform(jax.random.key(0), (4, 4, 4, 1))

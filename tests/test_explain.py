@@ -118,6 +118,7 @@ def test_figure(tmp_path, capsys, suffix):
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.soak
 def test_figure_of_the_longest_run(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(explain, "_SIMULATED_STEPS", 10)

@@ -72,6 +72,7 @@ def _assert_same_results(actual, expected):
                 assert math.isclose(mine[name], theirs[name], rel_tol=1e-4)
 
 
+@pytest.mark.soak
 def test_two_are_stopped_and_one_goes_on_as_if_there_had_been_one(tmp_path, alone):
     out = tmp_path / "out"
     two = _start(2, out)

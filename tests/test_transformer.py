@@ -77,6 +77,7 @@ def test_labels_are_the_sequences_in_order_and_the_task_is_always_the_same(sorti
     assert digest.hexdigest().startswith("bf81422abe3f")
 
 
+@pytest.mark.soak
 def test_losses_and_accuracies_are_means_over_labels(sorting):
     """At a rate of zero, the loss that is trained on is a plain mean, too."""
     few = train.Examples(*(array[:256] for array in sorting.train))
