@@ -177,6 +177,7 @@ def test_held_out_examples_choose_and_the_test_is_read_once():
     assert epochs[-1][0].best_test_accuracy != epochs[-1][0].test_accuracy
 
 
+@pytest.mark.soak
 def test_a_diverged_run_is_recorded_and_the_others_go_on():
     runs = [Run(SGD, 1e30, 0), Run(SGD, 0.05, 0), Run(SGD, 0.05, 1)]
     diverged, *sound = curves(work_of(), runs)[-1]

@@ -92,7 +92,7 @@ def test_devices_that_share_batches_do_what_one_does(task):
     ("devices", "number"),
     [
         (8, 8),
-        (8, 4),
+        pytest.param(8, 4, marks=pytest.mark.soak),
         pytest.param(2, 8, marks=pytest.mark.soak),
         pytest.param(4, 3, marks=pytest.mark.soak),
     ],
@@ -130,6 +130,7 @@ def test_devices_that_have_runs_of_their_own_exchange_nothing():
     assert collectives.of(programs.step.as_text()) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.soak)])
 def test_metrics_are_those_of_one_device(number):
     """Also of what is held out, and of the best."""
