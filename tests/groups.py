@@ -17,7 +17,7 @@ class _EnoughError(Exception):
 
 
 def make_work(task, training, devices=None):
-    """What groups share; `training.validation` examples, the last, are held out."""
+    """Shared data of groups; the last `training.validation` examples are held out."""
     rest = len(task.train.labels) - training.validation
     used, held_out = (
         Examples(*(array[part] for array in task.train))

@@ -89,7 +89,7 @@ def start(line, out, *more, **variables):
 
 
 def rows(out):
-    """What `metrics.jsonl` has, but for a line that is being written."""
+    """Rows of `metrics.jsonl`, except a line that is being written."""
     *lines, _ = (out / "metrics.jsonl").read_text().split("\n")
     return [json.loads(line) for line in lines]
 

@@ -1,4 +1,4 @@
-"""What experiments/train.py says, without files, flags and groups."""
+"""The functions of experiments/train.py, without files, flags and groups."""
 
 import doctest
 import functools

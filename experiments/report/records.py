@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """What was run, and what came out of it."""
+    """An experiment as recorded: settings, circumstances and rows."""
 
     name: str  # of the data or the task
     unit: str

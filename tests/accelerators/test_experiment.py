@@ -1,4 +1,4 @@
-"""What compilers for TPUs and GPUs make of the experiment's training steps."""
+"""The experiment's training steps as compiled for TPUs and GPUs."""
 
 import collections
 import re
