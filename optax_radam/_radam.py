@@ -17,8 +17,8 @@ _FALLBACKS: dict[str, dict[str, Any]] = {
 
 def radam(
     learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
+    b1: optax.ScalarOrSchedule = 0.9,
+    b2: optax.ScalarOrSchedule = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     threshold: ArrayLike = 5.0,

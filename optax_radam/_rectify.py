@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_radam import _arguments, _dtypes, _schedules
+from optax_radam import _arguments, _dtypes, _history, _schedules
 
 
 class ScaleByRectificationState(NamedTuple):
@@ -21,6 +21,8 @@ class ScaleByRectificationState(NamedTuple):
 
     rectification_count: jax.Array  # shape (), int32: updates made so far
     rectification: jax.Array  # shape (), float: the factor last applied; 0 at first
+    # scalars, where `b2` is a schedule or an array: what the rates came to
+    length_history: _history.LengthHistory | None = None
 
 
 @jax.custom_jvp
@@ -54,7 +56,7 @@ def _scale_leaf(never_zero: bool, update: jax.Array, factor: jax.Array) -> jax.A
 
 
 def scale_by_rectification(
-    b2: ArrayLike,
+    b2: optax.ScalarOrSchedule,
     threshold: ArrayLike = 5.0,
     *,
     before: ArrayLike = 0.0,
@@ -100,20 +102,32 @@ def scale_by_rectification(
     References:
       Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
     """
-    schedule = _schedules.rectification_schedule(
-        b2, threshold, before=before, shifted=shifted
-    )
+    _arguments.check_flag("shifted", shifted)
+    is_constant = _history.is_number(b2) or shifted
+    if is_constant:
+        if callable(b2):
+            raise TypeError(
+                f"`b2` must be a number with `shifted=True` (\"shifted\" for a fallback), "
+                f"got {b2!r}: with a schedule, the first tractable step is not known "
+                "before it comes."
+            )
+        schedule = _schedules.rectification_schedule(
+            b2, threshold, before=before, shifted=shifted
+        )
+    else:
+        _arguments.check_threshold_of_stage(threshold, b2)
+        _arguments.check_finite("before", before)
 
     # r_t is 0 where rho_t <= 4, and float32 may round it to 4 from little above.
     never_zero = isinstance(threshold, numbers.Real) and threshold > 4.01
-    if not shifted:
-        never_zero &= _dtypes.is_nonzero(before)
+    never_zero &= is_constant and (shifted or _dtypes.is_nonzero(before))
 
     def init_fn(params: optax.Params) -> ScaleByRectificationState:
         _arguments.check_inexact_leaves("params", params)
         return ScaleByRectificationState(
             rectification_count=jnp.zeros([], jnp.int32),
             rectification=jnp.zeros([], float),
+            length_history=None if is_constant else _history.no_lengths(),
         )
 
     def update_fn(
@@ -124,15 +138,26 @@ def scale_by_rectification(
         del params
         _arguments.check_state(state, ScaleByRectificationState)
         _arguments.check_inexact_leaves("updates", updates)
+        _history.check_kind("b2", is_constant, state.length_history)
         count = optax.safe_increment(state.rectification_count)
-        # From the new count, which then needs no copy of the old one on GPUs.
-        factor = schedule(count - 1)
+        history = state.length_history
+        if history is None:
+            # From the new count, which then needs no copy of the old one on GPUs.
+            factor = schedule(count - 1)
+        else:
+            b2_now = _history.rate_at("b2", b2, count)
+            history, factor = _history.advance(history, b2_now, threshold)
+            # Raw momentum, and `before` may be 1, never comes back in mid-run.
+            factor = jnp.where(
+                history.rectified, factor, jnp.asarray(before, factor.dtype)
+            )
         updates = jax.tree.map(lambda u: _scale_leaf(never_zero, u, factor), updates)
         # The state's own, which may have been made where `jax_enable_x64` was another.
         dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(state.rectification))
         return updates, ScaleByRectificationState(
             rectification_count=count,
             rectification=factor.astype(dtype),
+            length_history=history,
         )
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -140,7 +165,7 @@ def scale_by_rectification(
 
 def rectify(
     inner: optax.GradientTransformation,
-    b2: ArrayLike,
+    b2: optax.ScalarOrSchedule,
     threshold: ArrayLike = 5.0,
     *,
     shifted: bool = False,
