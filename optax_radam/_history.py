@@ -26,8 +26,6 @@ from jax.typing import ArrayLike
 
 from optax_radam import _arguments, _sma
 
-ScalarOrSchedule = optax.ScalarOrSchedule
-
 
 class Sum(NamedTuple):
     """A sum in twice the precision; floating scalars that add up to it."""
@@ -46,13 +44,13 @@ class LengthHistory(NamedTuple):
 
 
 class DecayHistory(NamedTuple):
-    """What the rates of both moments so far come to; None for rates that are numbers."""
+    """What the rates of both moments so far come to; None where a rate is a number."""
 
     b1: Sum | None  # W_t
     b2: LengthHistory | None
 
 
-def is_number(decay: ScalarOrSchedule) -> bool:
+def is_number(decay: optax.ScalarOrSchedule) -> bool:
     """Whether it never changes: an array may be another one in the next step."""
     return isinstance(decay, numbers.Real)
 
@@ -67,7 +65,9 @@ def no_lengths() -> LengthHistory:
     return LengthHistory(no_sum(), no_sum(), no_sum(), jnp.zeros([], bool))
 
 
-def no_rates(b1: ScalarOrSchedule, b2: ScalarOrSchedule) -> DecayHistory | None:
+def no_rates(
+    b1: optax.ScalarOrSchedule, b2: optax.ScalarOrSchedule
+) -> DecayHistory | None:
     """The history of both moments before the first step; None for two numbers."""
     if is_number(b1) and is_number(b2):
         return None
@@ -88,7 +88,7 @@ def check_kind(name: str, is_constant: bool, history: Any | None) -> None:
         )
 
 
-def rate_at(name: str, decay: ScalarOrSchedule, step: jax.Array) -> ArrayLike:
+def rate_at(name: str, decay: optax.ScalarOrSchedule, step: jax.Array) -> ArrayLike:
     """The rate of a step, counted from 1; `name` is for errors."""
     if not callable(decay):
         return decay
@@ -114,24 +114,34 @@ def _add(total: Sum, forgotten: jax.Array, new: ArrayLike) -> Sum:
     return Sum(high, (old - (high - of_added)) + (added - of_added))
 
 
+def _newest(total: Sum, rate: ArrayLike) -> jax.Array:
+    """The newest gradient's weight, 1 - rate, in the dtype of a sum of the state.
+
+    The rounding of the rate itself would be a large part of it.
+    """
+    # The sum may have been made where `jax_enable_x64` was another.
+    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(total.high))
+    return jnp.asarray(_sma.complement(rate), dtype)
+
+
 def add_weight(weight: Sum, rate: ArrayLike) -> Sum:
     """W_t from W_{t-1} and the rate of step t."""
-    share = jnp.asarray(_sma.complement(rate), weight.high.dtype)
-    return _add(weight, share, share)
+    newest = _newest(weight, rate)
+    return _add(weight, newest, newest)
 
 
 @jax.jit
 def _advance(
-    history: LengthHistory, new: jax.Array, threshold: jax.Array
+    history: LengthHistory, newest: jax.Array, threshold: jax.Array
 ) -> tuple[LengthHistory, jax.Array]:
     """`advance`, given 1 - b2."""
-    weight = _add(history.weight, new, new)
-    share = new / weight.high
+    weight = _add(history.weight, newest, newest)
+    share = newest / weight.high
     age = _add(history.age, share, 1)
     squares = _add(history.squares, share * (2 - share), share**2)
     by_age = (2 * age.high - 1) + 2 * age.low
     length = jnp.minimum(by_age, 1 / squares.high)
-    limit = 2 / new - 1
+    limit = 2 / newest - 1
     tractable = (length >= threshold) & (limit > threshold)
     factor = jnp.where(tractable, _sma.rectification_of(length, limit), 0)
     rectified = history.rectified | tractable
@@ -153,8 +163,39 @@ def advance(
       The history that includes the step; and its r_t, with n_t and N_t in the places
       of rho_t and rho_inf: a scalar in the history's dtype, 0 where not tractable.
     """
-    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(history.weight.high))
-    # 1 - b2 comes first: the rounding of b2 itself would be most of a small one.
-    new = jnp.asarray(_sma.complement(b2), dtype)
+    newest = _newest(history.weight, b2)
     threshold = jnp.inf if threshold is None else threshold
-    return _advance(history, new, jnp.asarray(threshold, dtype))
+    return _advance(history, newest, jnp.asarray(threshold, newest.dtype))
+
+
+def advance_both(
+    history: DecayHistory, b1: ArrayLike, b2: ArrayLike, threshold: ArrayLike | None
+) -> DecayHistory:
+    """Takes a step, of which `b1` and `b2` are the rates."""
+    return DecayHistory(
+        history.b1 and add_weight(history.b1, b1),
+        history.b2 and advance(history.b2, b2, threshold)[0],
+    )
+
+
+def replay(
+    count: jax.Array,
+    b1: optax.ScalarOrSchedule,
+    b2: optax.ScalarOrSchedule,
+    threshold: ArrayLike,
+) -> DecayHistory | None:
+    """The history after `count` steps, which may be many counts, of runs in a batch."""
+    start = no_rates(b1, b2)
+    if start is None:
+        return None
+
+    def step(index: jax.Array, history: DecayHistory) -> DecayHistory:
+        rates = (rate_at(*rate, index + 1) for rate in (("b1", b1), ("b2", b2)))
+        return advance_both(history, *rates, threshold)
+
+    def run(count: jax.Array) -> DecayHistory:
+        return jax.lax.fori_loop(0, count, step, start)
+
+    for _ in range(jnp.ndim(count)):
+        run = jax.vmap(run)
+    return run(count)

@@ -238,18 +238,24 @@ def scale_by_moments(
     With `nesterov`, :math:`\hat m_t = b_1 m_t / (1 - b_1^{t+1}) + (1 - b_1) g_t /
     (1 - b_1^t)`; with `amsgrad`, :math:`\hat v_t = \max_{s \le t} v_s / (1 - b_2^t)`.
 
+    If `b1` or `b2` is a schedule or an array, the product of its values so far takes
+    the place of :math:`b^t`; if `b2` is, the lengths of `scale_by_rectification` take
+    the place of :math:`\rho_t`, and once a step is tractable, all later ones divide.
     This is RAdam without r_t, which `scale_by_rectification` applies: use the same
     `b2` and `threshold` in both.
 
     Args:
-      b1: decay rate of the first moment, a number in [0, 1).
-      b2: decay rate of the second moment, a number in
-        ((threshold - 1) / (threshold + 1), 1).
+      b1: decay rate of the first moment, in [0, 1): a number; an array, which may be
+        another one in each step; or a schedule from the count of updates.
+      b2: decay rate of the second moment: a number in
+        ((threshold - 1) / (threshold + 1), 1), or an array or a schedule in [0, 1).
       eps: added to the denominator, beside the square root; a finite number >= 0.
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which the denominator is used, a number >= 4; None
         to use it always, which is Adam, with any `b2` in [0, 1).
-      nesterov: True for Nesterov momentum, one step ahead, in Optax's form.
+      nesterov: True for Nesterov momentum, one step ahead, in Optax's form: m_t is
+        multiplied by the next step's `b1` if that is a schedule; the next value of an
+        array is not known, and the current one is used.
       amsgrad: True to divide by the largest second moment so far, in TensorFlow
         Addons' form: the maximum is taken before the bias is corrected.
       mu_dtype: dtype of the first moment, real and floating; None for each
@@ -259,7 +265,8 @@ def scale_by_moments(
 
     Returns:
       An `optax.GradientTransformation`. Its state is a `ScaleByMomentsState`, whose
-      `nu_max` is None without `amsgrad`. Updates have the gradients' structure and
+      `nu_max` is None without `amsgrad`, and whose `decay_history`, scalars, is None if
+      `b1` and `b2` are numbers. Updates have the gradients' structure and
       shapes, in the dtype that gradient and `mu` promote to. `None` in the place of a
       gradient passes through. Finite gradients leave finite moments: above 1.3e19,
       squares saturate in float32. Infinite and NaN gradients show in the updates.
@@ -271,7 +278,8 @@ def scale_by_moments(
         gradient is complex and its parameter real, or if the state is not a
         `ScaleByMomentsState`.
       ValueError: if an argument is outside its range, a `nu_dtype` of 16 bits
-        included; from `update`, if the trees of gradients and state differ.
+        included; from `update`, if the trees of gradients and state differ, or if the
+        state was made for a number where `b1` or `b2` is none, or the other way round.
 
     Examples:
       >>> import jax.numpy as jnp, optax, optax_radam
@@ -333,15 +341,16 @@ def scale_by_moments(
                 "To change it during a run, replace `nu_max` in the state: with a copy "
                 "of its `nu` to turn it on, with None to turn it off."
             )
-        history = state.decay_history or _history.DecayHistory(None, None)
-        _history.check_kind("b1", _history.is_number(b1), history.b1)
-        _history.check_kind("b2", _history.is_number(b2), history.b2)
+        mu_weight, lengths = state.decay_history or (None, None)
+        _history.check_kind("b1", _history.is_number(b1), mu_weight)
+        _history.check_kind("b2", _history.is_number(b2), lengths)
         step = optax.safe_increment(state.count)
         b1_now = _history.rate_at("b1", b1, step)
         b2_now = _history.rate_at("b2", b2, step)
-        mu_weight = history.b1 and _history.add_weight(history.b1, b1_now)
-        lengths = history.b2 and _history.advance(history.b2, b2_now, threshold)[0]
-        nu_weight = lengths and lengths.weight
+        history = state.decay_history and _history.advance_both(
+            state.decay_history, b1_now, b2_now, threshold
+        )
+        mu_weight, lengths = history or (None, None)
         of_mu, of_gradient = _momentum_coefficients(
             step, b1, b1_now, mu_weight, nesterov
         )
@@ -350,7 +359,8 @@ def scale_by_moments(
             b2=_split(b2_now),
             of_mu=of_mu,
             of_gradient=of_gradient,
-            nu_correction=1 / _bias_correction(step, b2_now, nu_weight),
+            nu_correction=1
+            / _bias_correction(step, b2_now, lengths and lengths.weight),
             eps=eps,
             eps_root=None if _is_zero(eps_root) else eps_root,
         )
@@ -375,11 +385,6 @@ def scale_by_moments(
             treedef.unflatten([result[index] for result in results])
             for index in range(1 + len(moments))
         )
-        return new_updates, ScaleByMomentsState(
-            step,
-            *moments,
-            decay_history=state.decay_history
-            and _history.DecayHistory(mu_weight, lengths),
-        )
+        return new_updates, ScaleByMomentsState(step, *moments, decay_history=history)
 
     return optax.GradientTransformation(init_fn, update_fn)

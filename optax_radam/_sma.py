@@ -284,19 +284,14 @@ def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
     return jnp.asarray(first)
 
 
-def bias_correction(step: ArrayLike, decay: ArrayLike) -> jax.Array:
+def bias_correction(step: ArrayLike, decay: float) -> jax.Array:
     """1 - decay^t, by which a moving average started at zero is divided.
 
     Args:
       step: t, the steps taken, counted from 1; numbers of any shape.
-      decay: the average's decay rate, a number in [0, 1).
+      decay: the average's decay rate, a Python number in [0, 1).
 
     Returns:
       An array shaped like `step`, float32 (float64 in x64), in (0, 1].
     """
-    t = jnp.asarray(step, float)
-    correction = -jnp.expm1(-t * _negative_log(decay))
-    if isinstance(decay, numbers.Real):
-        return correction
-    # The same, but with the right derivative at a decay of 0.
-    return jnp.where(t == 1, 1 - jnp.asarray(decay, float), correction)
+    return -jnp.expm1(-jnp.asarray(step, float) * _negative_log(decay))
