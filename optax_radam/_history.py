@@ -103,12 +103,8 @@ def _add(total: Sum, forgotten: jax.Array, new: ArrayLike) -> Sum:
     Rounded to one float32 in each step, r_t would drift by 5e-3 in a million steps at
     b2 = 0.99999. So what is lost of the sum is kept (TwoSum, by Knuth).
     """
-    # If nearly all is forgotten, so must be the rounding error of what there was.
-    slow = forgotten < 0.5
-    kept = jnp.where(slow, 1, 1 - forgotten)
-    old = kept * total.high
-    added = new - jnp.where(slow, forgotten, 0) * total.high
-    added += (1 - forgotten) * total.low
+    old = total.high
+    added = (new - forgotten * old) + (1 - forgotten) * total.low
     high = old + added
     of_added = high - old
     return Sum(high, (old - (high - of_added)) + (added - of_added))
