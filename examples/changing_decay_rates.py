@@ -49,7 +49,7 @@ def _variance(weights: np.ndarray) -> float:
     def integrand(log_s: float) -> np.ndarray:
         s = np.exp(log_s)
         laplace = np.exp(-0.5 * np.log1p(2 * s * weights / mean).sum())
-        return np.array([s, (s / np.pi) ** 0.5]) * laplace
+        return np.asarray([s * laplace, (s / np.pi) ** 0.5 * laplace])
 
     (square, root), _ = scipy.integrate.quad_vec(integrand, -50, 50, epsrel=1e-6)
     return float((square - root**2) / mean)
@@ -95,7 +95,7 @@ def main(out: pathlib.Path) -> None:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     every = np.unique(np.geomspace(6, STEPS, 60).astype(int))
-    changes = [100, 101, 103, 104, 105, 107, 110, 115, 1000, 1001]
+    changes = [100, 101, 102, 103, 104, 105, 107, 110, 115, 1000, 1001]
     axes = figure.subplots(1, len(SCHEDULES), sharey=True)
     for axis, (name, schedule) in zip(axes, SCHEDULES.items(), strict=True):
         found = [*variances(schedule, np.union1d(every, changes))]

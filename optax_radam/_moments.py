@@ -385,6 +385,7 @@ def scale_by_moments(
             treedef.unflatten([result[index] for result in results])
             for index in range(1 + len(moments))
         )
-        return new_updates, ScaleByMomentsState(step, *moments, decay_history=history)
+        new_state = ScaleByMomentsState(step, *moments)
+        return new_updates, new_state._replace(decay_history=history)
 
     return optax.GradientTransformation(init_fn, update_fn)
