@@ -35,13 +35,7 @@ def _random_images(n: int) -> Examples:
 
 
 def work(devices: int, batch_size: int, **training: Any) -> Work:
-    """The experiment's task of learning the images.
-
-    Args:
-      devices: that share the runs, or batches.
-      batch_size: of each run.
-      **training: other fields of the experiment's `ImageTraining`.
-    """
+    """The experiment's task of learning the images, with flags of `ImageTraining`."""
     flags = ImageTraining(dataset="cifar10", batch_size=batch_size, **training)
     train = _random_images(BATCHES * batch_size)
     fast = devices == 1 and jax.default_backend() == "cpu"
