@@ -3,11 +3,11 @@
 import dataclasses
 
 import jax
+from made_up import small_task
 
 from experiments import records
 from experiments.config import Arm, Flags, Grid, Run, Session, Training
-from experiments.group import EpochMetrics
-from experiments.report.records import Row, read_experiment
+from experiments.report.records import EpochMetrics, Row, read_experiment
 
 STEPS_PER_EPOCH = 3
 
@@ -80,15 +80,10 @@ def write(out, flags, rows):
     """Writes the files of an experiment and reads them back."""
     flags = dataclasses.replace(flags, session=Session(out=out))
     out.mkdir(exist_ok=True)
-    records.create(out, (), "tensorboard")
-    records.write_config(
-        flags,
-        command=records.command_line(flags),
-        data=records.Data("made-up images", 20, 7, "f40c" * 16),
-        steps_per_epoch=STEPS_PER_EPOCH,
-        devices=jax.devices(),
-    )
-    log = records.Log(flags, writes=True)
+    task = small_task()
+    command = f"python -m {flags.module} for {flags.grid}"
+    content = records.describe(flags, command, task, STEPS_PER_EPOCH, jax.devices())
+    records.create(out, content)
     for row in rows:
-        log.append([row.run], [row.metrics])
+        records.append(flags, [row.run], [row.metrics._asdict()])
     return read_experiment(out, type(flags))

@@ -58,4 +58,5 @@ def test_an_experiment_keeps_it_before_it_reads_data(monkeypatch, tmp_path):
         assert called == [1]
         raise DataError("none")
 
-    assert main.run(Flags(session=Session(out=tmp_path / "out")), stop) == 1
+    monkeypatch.setattr(Flags, "load", stop)
+    assert main.run(Flags(session=Session(out=tmp_path / "out")), "") == 1

@@ -8,10 +8,9 @@ import sys
 import pytest
 import small_experiment
 from made_up import small_task
-from small_experiment import contents, rows, run
+from small_experiment import SmallFlags, contents, rows, run
 
 from experiments import main
-from experiments.cifar10 import __main__ as cifar10
 from experiments.cifar10 import demo
 from experiments.cifar10.config import Flags
 from experiments.cifar10.presets import PRESETS
@@ -25,7 +24,8 @@ def _main(monkeypatch, *words, load=None):
     """The exit status of `python -m experiments.cifar10`, which loads that task."""
     monkeypatch.setattr(sys, "argv", ["cifar10", *map(str, words)])
     try:
-        return main.main(Flags, load or cifar10.load, PRESETS)
+        monkeypatch.setattr(SmallFlags, "load", load or Flags.load)
+        return main.main(SmallFlags, PRESETS)
     except SystemExit as exit:  # from the library that reads the flags
         return exit.code
 
@@ -102,10 +102,22 @@ def test_any_name_of_a_folder_can_be_printed(monkeypatch, tmp_path, capsys):
     [
         (["--b2", "0.5"], 2, r"--b2 cannot be used with radam.*\(0.666666667, 1\)"),
         (["--out", b"\xff"], 2, r"--out must be UTF-8, got '\\udcff'"),
-        (["--out", "dangling"], 2, "--out must be a directory, got dangling"),
-        (["--out", "file/below"], 2, "--out must be a directory, got file/below"),
-        (["--resume"], 2, "--resume goes on with the experiment in --out, and runs/"),
-        (["--overwrite", "--out", "full"], 2, "--overwrite replaces results of this"),
+        (
+            ["--out", "dangling"],
+            2,
+            "--out must be a directory, and .*dangling is none",
+        ),
+        (
+            ["--out", "file/below"],
+            2,
+            "--out must be a directory, and .*file is none,",
+        ),
+        (
+            ["--resume"],
+            2,
+            "--out must be that of an experiment, and runs/digits/c",
+        ),
+        (["--overwrite", "--out", "full"], 2, "--out must be this program's to --over"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_data_is_read(
@@ -133,7 +145,7 @@ def test_what_cannot_be_run_is_refused_before_data_is_read(
 def test_what_the_data_does_not_allow_is_refused_on_one_line(
     monkeypatch, tmp_path, capsys, words, message
 ):
-    load = cifar10.load if "cifar10" in words else lambda _: small_task()
+    load = Flags.load if "cifar10" in words else lambda _: small_task()
     words = [*words.split(), "--out", tmp_path / "out"]
     assert _main(monkeypatch, *words, load=load) == 2
     error = capsys.readouterr().err
@@ -181,13 +193,26 @@ def test_help_lists_all_flags(monkeypatch, capsys):
 
 def test_a_preset_is_where_flags_begin(monkeypatch):
     given = []
-    monkeypatch.setattr(main, "run", lambda flags, _, base: given.append((flags, base)))
+    monkeypatch.setattr(main, "run", lambda *args: given.append(args))
     _main(monkeypatch, "--preset", "blog", "--epochs", "3", "--seeds", "1")
-    ((flags, base),) = given
-    assert base is PRESETS["blog"]
+    ((flags, command),) = given
+    base, typed = PRESETS["blog"], "--preset blog --epochs 3 --seeds 1"
+    assert command == f"python -m experiments.cifar10 {typed}"
     assert (flags.training.epochs, flags.grid.seeds) == (3, (1,))
     assert flags.grid.optimizers == base.grid.optimizers
     assert flags.training.schedule_steps == base.training.schedule_steps == 5000
+
+
+def test_the_recorded_command_names_no_directory(monkeypatch):
+    """And nothing else of the session, however it is spelled."""
+    given = []
+    monkeypatch.setattr(main, "run", lambda *args: given.append(args))
+    for words in ("--data-dir there --out here", "--data_dir=there --out=here"):
+        words = f"--augment {words} --checkpoint-seconds 3 --overwrite --b2 0.99"
+        _main(monkeypatch, *words.split())
+    assert [command for _, command in given] == 2 * [
+        "python -m experiments.cifar10 --augment --b2 0.99 --data-dir DIR"
+    ]
 
 
 def test_the_demo_has_the_three_arms_at_several_rates():

@@ -9,12 +9,7 @@ _MARGIN = 4  # pixels
 def crop_and_flip(images: jax.Array, key: jax.Array) -> jax.Array:
     """Moves each image by up to 4 pixels, filling in black, and mirrors half of them.
 
-    Args:
-      images: (n, height, width, channels).
-      key: fixes what happens to which image.
-
-    Returns:
-      Images of the same shape and dtype.
+    Images are (n, height, width, channels).
     """
     move_key, flip_key = jax.random.split(key)
     corners = jax.random.randint(move_key, (len(images), 2), 0, 2 * _MARGIN + 1)

@@ -48,10 +48,8 @@ class CNN(nnx.Module):
         )
         convolutions = []
         for filters in FILTERS:
-            convolutions += [
-                convolution(channels, filters),
-                convolution(filters, filters),
-            ]
+            convolutions += [convolution(channels, filters)]
+            convolutions += [convolution(filters, filters)]
             channels = filters
         self.convolutions = nnx.List(convolutions)
         features = (height // 8) * (width // 8) * channels
@@ -67,16 +65,13 @@ class CNN(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Returns logits, (n, classes), of the parameters' dtype.
 
-        Args:
-          x: pixels scaled to [0, 1], (n, height, width, channels), floating.
-          dropout_key: the key of the dropout masks; None for no dropout.
+        Pixels are scaled to [0, 1], (n, height, width, channels); a key masks units.
         """
 
         def dropout(x: jax.Array, layer: int) -> jax.Array:
             if dropout_key is None:
                 return x
-            key = jax.random.fold_in(dropout_key, layer)
-            return self.dropout(x, rngs=key)
+            return self.dropout(x, rngs=jax.random.fold_in(dropout_key, layer))
 
         for layer, convolution in enumerate(self.convolutions):
             x = nnx.relu(convolution(x))

@@ -54,19 +54,13 @@ class Block(nnx.Module):
         y = self.second(nnx.relu(self.first(x, train=train)), train=train)
         shortcut = x[:, :: self.stride, :: self.stride]
         new = y.shape[-1] - shortcut.shape[-1]
-        shortcut = jnp.pad(shortcut, ((0, 0),) * 3 + ((new // 2, new // 2),))
-        return nnx.relu(y + shortcut)
+        return nnx.relu(y + jnp.pad(shortcut, ((0, 0),) * 3 + ((new // 2, new // 2),)))
 
 
 class ResNet20(nnx.Module):
     """A layer, nine blocks, the mean over the image and a dense layer.
 
-    Args:
-      channels: of the images; their height and width are at least 4.
-      classes: the number of logits.
-      dtype: all but the logits is computed in it; None: in that of the parameters.
-      conv: the convolution, with the arguments of JAX's own.
-      rngs: the source of initial weights.
+    Images have at least 4x4 pixels; the other arguments are those of the CNN.
     """
 
     def __init__(

@@ -48,8 +48,7 @@ def write_report(experiment: "Experiment", out_dir: pathlib.Path) -> None:
         files.SUMMARY_TABLE_FILE: tables.summary_csv(selected),
     }
     for name, content in texts.items():
-        encoded = content.encode()
-        records.write_whole(out_dir / name, lambda file, b=encoded: file.write(b))  # type: ignore[misc]
+        records.write_whole(out_dir / name, content.encode())
     event_files.write_event_files(experiment, out_dir)
     for name in {*files.REPORT_FILES} - {*pictures, *texts}:
         (out_dir / name).unlink(missing_ok=True)

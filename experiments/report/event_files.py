@@ -9,9 +9,8 @@ from tensorboardX.record_writer import RecordWriter
 
 from experiments import schedules
 from experiments.config import Run
-from experiments.group import EpochMetrics
 from experiments.report import files
-from experiments.report.records import Experiment, Row
+from experiments.report.records import EpochMetrics, Experiment, Row
 
 # TensorBoard asks for the middle of the name; time and host, usual in it, are left out.
 _FILE = "events.out.tfevents.0"

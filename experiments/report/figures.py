@@ -1,5 +1,6 @@
 """The pictures of an experiment's records. Nothing is trained here."""
 
+import io
 import pathlib
 from collections.abc import Callable
 
@@ -40,6 +41,7 @@ def write_figures(
             figures[files.STABILITY_FILE] = draw_stability
     with mpl.rc_context(drawing.STYLE):
         for name, draw in figures.items():
-            canvas = FigureCanvasAgg(draw(experiment, selection))
-            write_whole(out_dir / name, canvas.print_png)
+            buffer = io.BytesIO()
+            FigureCanvasAgg(draw(experiment, selection)).print_png(buffer)
+            write_whole(out_dir / name, buffer.getvalue())
     return list(figures)

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from experiments.config import ConfigError, Run, flag_name
-from experiments.group import EpochMetrics
-from experiments.report.records import Experiment, Row
+from experiments.report.records import EpochMetrics, Experiment, Row
 
 
 def merge(experiments: Sequence[Experiment], names: Sequence[str]) -> Experiment:

@@ -6,14 +6,24 @@ import pathlib
 from typing import Any, NamedTuple
 
 from experiments.config import Flags, Grid, Run, Training
-from experiments.group import EpochMetrics
-from experiments.records import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    columns,
-    read_errors,
-    read_rows,
-)
+from experiments.records import CONFIG_FILE, METRICS_FILE, read_errors, read_rows
+
+
+class EpochMetrics(NamedTuple):
+    """A finished epoch of a run."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    best_epoch: int | None
+    best_test_accuracy: float | None
+    seconds: float
+    examples_per_second: float
 
 
 class Row(NamedTuple):
@@ -24,7 +34,14 @@ class Row(NamedTuple):
 
     def columns(self, unit: str) -> dict[str, Any]:
         """Names and values as in files; `unit` is that of the examples."""
-        return columns(self.run, self.metrics, unit)
+        names = {
+            "run": self.run.name,
+            **self.run.arm._asdict(),
+            "learning_rate": self.run.learning_rate,
+            "seed": self.run.seed,
+        } | self.metrics._asdict()
+        names[f"{unit}_per_second"] = names.pop("examples_per_second")
+        return names
 
 
 class Experiment(NamedTuple):

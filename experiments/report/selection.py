@@ -6,9 +6,8 @@ import math
 from typing import Literal, NamedTuple
 
 from experiments.config import Arm, Run
-from experiments.group import EpochMetrics
 from experiments.report import statistics
-from experiments.report.records import Experiment
+from experiments.report.records import EpochMetrics, Experiment
 
 Part = Literal["train", "validation", "test"]
 Edge = Literal["lowest", "highest"]
