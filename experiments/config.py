@@ -197,10 +197,7 @@ class Grid:
         ]
 
     def groups(self, size: Callable[[int], int]) -> list[list[Run]]:
-        """The runs in the order of training: groups of one optimizer's.
-
-        `size` says how many there are in the next group, given how many are left.
-        """
+        """The runs of each optimizer, in groups of `size` of how many are left."""
         of: dict[str, list[Run]] = {}
         for run in self.runs():
             of.setdefault(run.arm.optimizer, []).append(run)

@@ -193,14 +193,9 @@ def train_group(
 ) -> Iterator[tuple[GroupState, list[dict[str, float]]]]:
     """Trains a group, and yields its state and each run's metrics after each epoch.
 
-    Args:
-      work: what it shares with other groups.
-      programs: for it.
-      data: training, held-out and test examples, everywhere on the mesh.
-      runs: of one optimizer.
-      state: is donated, as is the one yielded, when training goes on.
-      done: epochs that are behind the state.
-      after_step: receives the state, to be read at once.
+    Data are training, held-out and test examples, everywhere on the mesh. States are
+    donated as training goes on, also what `after_step` receives. `done` epochs are
+    behind the first.
     """
     (trained, best), (used, *others) = state, data
     training, steps, n = work.training, work.steps_per_epoch, len(used.labels)

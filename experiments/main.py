@@ -22,9 +22,7 @@ def main(
 ) -> int:
     """Runs what the command line says, and returns the exit status.
 
-    Args:
-      flags_class: of the experiment.
-      presets: flags to begin with, by the value of --preset.
+    `presets` are flags to begin with, by the value of --preset.
     """
     arguments = sys.argv[1:]
     if arguments[:1] == ["report"]:
@@ -55,16 +53,10 @@ def command_line(flags: Flags, arguments: list[str]) -> str:
 
 
 def run(flags: Flags, command: str, max_devices: int | None = None) -> int:
-    """Runs an experiment in a terminal.
+    """Runs an experiment, on the first `max_devices`, in a terminal.
 
-    Args:
-      flags: what to run.
-      command: what repeats it.
-      max_devices: the first so many are trained on. None: all.
-
-    Returns:
-      The exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on Ctrl-C,
-      143 on SIGTERM.
+    Returns the exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on
+    Ctrl-C, 143 on SIGTERM. `command` is what repeats it, for the record.
     """
     # In many processes, JAX replaces this when they meet.
     before = signal.signal(signal.SIGTERM, _terminate)

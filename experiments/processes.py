@@ -92,7 +92,7 @@ def together() -> Iterator[dict[str, Any]]:
     if caught is not None:
         caught.everywhere = True  # type: ignore[attr-defined] # so `main` need not hurry
         raise caught
-    for number, (error, others) in enumerate(words):
+    for number, (reason, others) in enumerate(words):
         common = {name: fact for name, fact in words[0][1].items() if name in others}
         for name, there, here in differences(common, others):
             if name in common:
@@ -100,8 +100,8 @@ def together() -> Iterator[dict[str, Any]]:
                     f"All processes must be started alike, but {name} is {there!r} in "
                     f"process 0 and {here!r} in process {number}."
                 )
-        if error:
-            raise ConfigError(f"process {number} cannot go on: {error}")
+        if reason:
+            raise ConfigError(f"process {number} cannot go on: {reason}")
 
 
 def _gather(fact: Any) -> list[Any]:

@@ -32,6 +32,7 @@ from experiments.config import (
     differences,
     flag_name,
 )
+from experiments.group import Work
 from experiments.train import Task
 
 # Of each row, besides examples per second of the group. A loss that is not finite means
@@ -110,18 +111,12 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def describe(
-    flags: Flags,
-    command: str,
-    task: Task,
-    steps_per_epoch: int,
-    devices: Sequence[jax.Device],
-) -> dict[str, Any]:
+def describe(flags: Flags, command: str, task: Task, work: Work) -> dict[str, Any]:
     """The content of `config.json`."""
     digest = hashlib.sha256()
     for array in (*task.train, *task.test):
         digest.update(np.ascontiguousarray(array).tobytes())
-    kind, processes = devices[0].device_kind, jax.process_count()
+    kind, processes = work.devices[0].device_kind, jax.process_count()
     if processes > 1:
         kind = f"{processes} processes, {kind}"
     processor = platform.processor() or platform.machine()
@@ -132,14 +127,14 @@ def describe(
         "grid": dataclasses.asdict(flags.grid),
         "training": dataclasses.asdict(flags.training),
         "jax_settings": {name: getattr(jax.config, name) for name in _SETTINGS},
-        "steps_per_epoch": steps_per_epoch,
+        "steps_per_epoch": work.steps_per_epoch,
         "data": {
             "description": task.description,
             f"train_{flags.unit}": len(task.train.labels),
             f"test_{flags.unit}": len(task.test.labels),
             "sha256": digest.hexdigest(),
         },
-        "machine": f"{kind} ({len(devices)}); {processor}, {os.cpu_count()} cores",
+        "machine": f"{kind} ({len(work.devices)}); {processor}, {os.cpu_count()} cores",
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES.split()},
     }

@@ -22,16 +22,10 @@ from experiments.report.tables import summary_table
 def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) -> None:
     """Trains every run, keeps each epoch's metrics as it ends, and writes the report.
 
-    Args:
-      flags: what to run, and where the results go.
-      command: what repeats it, for the record.
-      devices: those to train on.
-
     Raises:
       ConfigError: if a flag cannot be used, or differs between processes.
       DataError: if the data is not there, or what is to be resumed is damaged.
       OSError: if the results cannot be written; the rows written before are intact.
-      Terminated: on SIGTERM.
     """
     first, resume = jax.process_index() == 0, flags.session.resume
     with processes.together() as facts:
@@ -42,7 +36,7 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
             records.check_out(flags)
         task = flags.load()
         work = split(task, flags, devices)
-        content = records.describe(flags, command, task, work.steps_per_epoch, devices)
+        content = records.describe(flags, command, task, work)
         facts |= records.facts(content)
     with contextlib.ExitStack() as stack:
         with processes.together():

@@ -7,6 +7,7 @@ from made_up import small_task
 
 from experiments import records
 from experiments.config import Arm, Flags, Grid, Run, Session, Training
+from experiments.group import Work
 from experiments.report.records import EpochMetrics, Row, read_experiment
 
 STEPS_PER_EPOCH = 3
@@ -82,7 +83,8 @@ def write(out, flags, rows):
     out.mkdir(exist_ok=True)
     task = small_task()
     command = f"python -m {flags.module} for {flags.grid}"
-    content = records.describe(flags, command, task, STEPS_PER_EPOCH, jax.devices())
+    work = Work(task, None, Training(batch_size=7), jax.devices())  # of three steps
+    content = records.describe(flags, command, task, work)
     records.create(out, content)
     for row in rows:
         records.append(flags, [row.run], [row.metrics._asdict()])

@@ -26,10 +26,9 @@ from flax import nnx
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.image_classification import cifar
 
-from experiments.cifar10 import augmentation, convolution
+from experiments.cifar10 import convolution
 from experiments.cifar10.config import Flags, ImageTraining
-from experiments.cifar10.model import CNN
-from experiments.cifar10.resnet import ResNet20
+from experiments.cifar10.model import CNN, ResNet20
 from experiments.config import ConfigError, DataError
 from experiments.train import Examples, Model, Task
 
@@ -37,6 +36,7 @@ from experiments.train import Examples, Model, Task
 _AUGMENTATION = 1000
 SIZES = {"train": 50_000, "test": 10_000}  # images of CIFAR-10
 _RECORD_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
+_MARGIN = 4  # pixels by which images move at most
 _CONNECT_SECONDS = 10.0  # TFDS itself retries for minutes where there is no network
 
 
@@ -76,12 +76,29 @@ def make_task(
     def logits(model: Model, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
         if training.augment and key is not None:
             moving = jax.random.fold_in(key, _AUGMENTATION)
-            inputs = augmentation.crop_and_flip(inputs, moving)
+            inputs = crop_and_flip(inputs, moving)
         pixels = inputs.astype(jnp.result_type(float)) / images.pixel_max
         result: jax.Array = model(pixels, key)
         return result
 
     return Task(images.train, images.test, make_model, logits, images.description)
+
+
+def crop_and_flip(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Moves each image by up to 4 pixels, filling in black, and mirrors half of them.
+
+    Images are (n, height, width, channels).
+    """
+    move_key, flip_key = jax.random.split(key)
+    corners = jax.random.randint(move_key, (len(images), 2), 0, 2 * _MARGIN + 1)
+    margin = ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))
+
+    def crop(padded: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(padded, (*corner, 0), images.shape[1:])
+
+    cropped = jax.vmap(crop)(jnp.pad(images, margin), corners)
+    flip = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flip, cropped[:, :, ::-1], cropped)
 
 
 def load_digits() -> Images:
@@ -105,12 +122,7 @@ def load_digits() -> Images:
 def load_cifar10(data_dir: pathlib.Path | None) -> Images:
     """CIFAR-10, which is downloaded and prepared if it is not there.
 
-    Args:
-      data_dir: the TFDS directory; None for `$TFDS_DATA_DIR` or TFDS's default.
-
-    Raises:
-      ConfigError: if `data_dir` cannot be a directory.
-      DataError: if the data cannot be downloaded or read, or is not CIFAR-10.
+    The directory is TFDS's; None stands for `$TFDS_DATA_DIR`, or for TFDS's default.
     """
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
     try:
