@@ -5,29 +5,30 @@ for each finished epoch of each run. Neither names a directory.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
 import shutil
 import sys
 from collections.abc import Container, Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 import filelock
 import jax
 import numpy as np
+import pydantic
 
 from experiments.checkpoints import newest
 from experiments.config import (
     ConfigError,
     DataError,
     Flags,
+    Grid,
     Run,
+    Training,
     check,
     differences,
     flag_name,
@@ -35,26 +36,84 @@ from experiments.config import (
 from experiments.group import Work
 from experiments.train import Task
 
-# Of each row, besides examples per second of the group. A loss that is not finite means
-# that the run has diverged. None stands for what was not evaluated: where examples are
-# held out, tests wait for the last epoch. The best epoch is that of the highest
-# validation accuracy so far, and its weights are tested after the last one.
-_COLUMNS = """run optimizer schedule learning_rate seed epoch step train_loss
-  train_accuracy validation_loss validation_accuracy test_loss test_accuracy best_epoch
-  best_test_accuracy seconds"""
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FOLDER = "checkpoints"
 _LOCK_FILE = ".lock"  # stays; the lock itself goes with its process
-_PROGRAM = "optax_radam experiment"  # by which our config.json is known
 _SETTINGS = (
     "jax_enable_x64",
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
     "jax_default_matmul_precision",
 )
+T = TypeVar("T", bound=Training)
 _PACKAGES = """optax_radam jax jaxlib optax flax orbax-checkpoint numpy scipy
   scikit-learn tensorflow-datasets pillow"""
+
+
+class Row(pydantic.BaseModel, extra="allow", strict=True):
+    """A finished epoch of a run, as it stands in `metrics.jsonl`.
+
+    A loss of None was not finite, if there is an accuracy: the run has diverged.
+    Otherwise, None stands for what was not evaluated: where examples are held out,
+    tests wait for the last epoch. The group's examples per second are the one extra
+    field, since its name has their unit.
+    """
+
+    run: str
+    optimizer: str
+    schedule: str
+    learning_rate: float
+    seed: int
+    epoch: pydantic.PositiveInt
+    step: int  # updates made so far
+    train_loss: float | None  # mean over the epoch's labels as they were trained on
+    train_accuracy: float
+    validation_loss: float | None = None  # mean over held-out labels, after the epoch
+    validation_accuracy: float | None = None
+    test_loss: float | None = None  # mean over every test label, after the epoch
+    test_accuracy: float | None = None
+    best_epoch: int | None = None  # so far, by the validation accuracy
+    best_test_accuracy: float | None = None  # of its weights, after the last epoch
+    seconds: float  # of the group's training in this epoch
+
+
+class Name(pydantic.BaseModel):
+    """What is learned, and what its examples are called, in the plural."""
+
+    name: str
+    unit: str
+    classes: pydantic.PositiveInt
+
+
+class Data(pydantic.BaseModel, extra="allow"):
+    """Identity of the data; numbers of examples are extra fields, for their unit."""
+
+    description: str
+    sha256: str  # of inputs and labels, in order
+
+
+class Config(pydantic.BaseModel, Generic[T]):
+    """What `config.json` says."""
+
+    program: Literal["optax_radam experiment"]  # by which it is known to be ours
+    command: str
+    task: Name
+    grid: Grid
+    training: T
+    jax_settings: dict[str, bool | str | None]
+    steps_per_epoch: pydantic.PositiveInt
+    data: Data
+    machine: str
+    versions: dict[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that results depend on, by its names in messages."""
+        content = self.model_dump(mode="json")
+        flags = content["grid"] | content["training"]
+        named = {flag_name(name): value for name, value in flags.items()}
+        data = {"the data's SHA-256": self.data.sha256}
+        return named | self.jax_settings | data
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -92,7 +151,7 @@ def check_out(flags: Flags) -> None:
             "and --overwrite replaces its results)",
         )
         try:
-            ours = json.loads(config.read_bytes())["program"] == _PROGRAM
+            ours = json.loads(_read(config))["program"] == "optax_radam experiment"
         except (OSError, ValueError, LookupError, TypeError):
             ours = False
         require(ours, f"this program's to --overwrite, which {config} does not show")
@@ -111,7 +170,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def describe(flags: Flags, command: str, task: Task, work: Work) -> dict[str, Any]:
+def describe(flags: Flags, command: str, task: Task, work: Work) -> Config[Any]:
     """The content of `config.json`."""
     digest = hashlib.sha256()
     for array in (*task.train, *task.test):
@@ -120,58 +179,51 @@ def describe(flags: Flags, command: str, task: Task, work: Work) -> dict[str, An
     if processes > 1:
         kind = f"{processes} processes, {kind}"
     processor = platform.processor() or platform.machine()
-    content = {
-        "program": _PROGRAM,
-        "command": command,
-        "task": {"name": flags.name, "unit": flags.unit, "classes": flags.classes},
-        "grid": dataclasses.asdict(flags.grid),
-        "training": dataclasses.asdict(flags.training),
-        "jax_settings": {name: getattr(jax.config, name) for name in _SETTINGS},
-        "steps_per_epoch": work.steps_per_epoch,
-        "data": {
-            "description": task.description,
-            f"train_{flags.unit}": len(task.train.labels),
-            f"test_{flags.unit}": len(task.test.labels),
-            "sha256": digest.hexdigest(),
-        },
-        "machine": f"{kind} ({len(work.devices)}); {processor}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version()}
+    return Config(
+        program="optax_radam experiment",
+        command=command,
+        task=Name(name=flags.name, unit=flags.unit, classes=flags.classes),
+        grid=flags.grid,
+        training=flags.training,
+        jax_settings={name: getattr(jax.config, name) for name in _SETTINGS},
+        steps_per_epoch=work.steps_per_epoch,
+        data=Data(
+            description=task.description,
+            sha256=digest.hexdigest(),
+            **{f"train_{flags.unit}": len(task.train.labels)},
+            **{f"test_{flags.unit}": len(task.test.labels)},
+        ),
+        machine=f"{kind} ({len(work.devices)}); {processor}, {os.cpu_count()} cores",
+        versions={"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES.split()},
-    }
-    as_read: dict[str, Any] = json.loads(json.dumps(content))
-    return as_read
+    )
 
 
-def facts(content: dict[str, Any]) -> dict[str, Any]:
-    """Everything in `config.json` that results depend on, by its names in messages."""
-    flags = content["grid"] | content["training"]
-    named = {flag_name(name): value for name, value in flags.items()}
-    named["the data's SHA-256"] = content["data"]["sha256"]
-    return named | dict(content["jax_settings"])
-
-
-def create(out: pathlib.Path, content: dict[str, Any], *reports: str) -> None:
+def create(out: pathlib.Path, config: Config[Any], *reports: str) -> None:
     """Begins with no rows, and without the files of an earlier experiment."""
     for name in reports:
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
     write_whole(out / METRICS_FILE, b"")
-    text = json.dumps(content, indent=2) + "\n"
-    write_whole(out / CONFIG_FILE, text.encode())
+    write_whole(out / CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
 
 
-def check_same(out: pathlib.Path, content: dict[str, Any]) -> None:
+def read_config(out: pathlib.Path, training: type[T]) -> Config[T]:
+    """The settings of an experiment; a `DataError` says that the file is damaged."""
+    with read_errors(out / CONFIG_FILE):
+        text = _read(out / CONFIG_FILE)
+        return Config[training].model_validate_json(text)  # type: ignore[valid-type]
+
+
+def check_same(out: pathlib.Path, config: Config[Any]) -> None:
     """Refuses to go on with another experiment; prints other circumstances."""
-    path = out / CONFIG_FILE
-    with read_errors(path):
-        there = json.loads(path.read_text())
-        found = [*differences(facts(there), facts(content))]
-        told = [*differences(there["versions"], content["versions"])]
-        told += differences(*({"machine": of["machine"]} for of in (there, content)))
-    if found:
+    there = read_config(out, type(config.training))
+    if found := [*differences(there.facts(), config.facts())]:
         lines = "".join(f"\n  {name}: {a!r} there, {b!r} here" for name, a, b in found)
+        path = out / CONFIG_FILE
         raise ConfigError(f"--resume needs the experiment of {path}, but{lines}")
-    for name, before, now in told:
+    machines = ({"machine": of.machine} | of.versions for of in (there, config))
+    for name, before, now in differences(*machines):
         print(f"Not as it was: {name} {before}, now {now}", file=sys.stderr)
 
 
@@ -180,9 +232,10 @@ def read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
     """Turns whatever damaged records lead to into a `DataError` that names the file."""
     try:
         yield
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{path}{place} cannot be read ({type(error).__name__}: {error}): it is "
+            f"{path}{place} cannot be read ({type(error).__name__}: {reason}): it is "
             "damaged, or not from this experiment. Nothing was deleted; restore it, "
             "or train again into another --out."
         ) from error
@@ -197,7 +250,7 @@ def find_rows(flags: Flags, groups: Sequence[Sequence[Run]]) -> tuple[list[int],
     found: dict[str, set[int]] = {run.name: set() for run in flags.grid.runs()}
     rows, behind = [*read_rows(path, found)], []
     for row in rows:
-        found[row["run"]].add(row["epoch"])
+        found[row.run].add(row.epoch)
     kept: dict[str, int] = {}
     for runs in groups:
         names = [run.name for run in runs]
@@ -212,7 +265,7 @@ def find_rows(flags: Flags, groups: Sequence[Sequence[Run]]) -> tuple[list[int],
                 )
         behind.append(done)
         kept |= dict.fromkeys(names, done)
-    left = (_line(row) for row in rows if row["epoch"] <= kept[row["run"]])
+    left = (_line(row) for row in rows if row.epoch <= kept[row.run])
     return behind, b"".join(left)
 
 
@@ -228,33 +281,35 @@ def append(
     """Adds a row for each run, all of which are on the disk when this returns."""
     lines = b""
     for run, of_run in zip(runs, metrics, strict=True):
-        row = dict.fromkeys(_COLUMNS.split()) | {"run": run.name} | run.arm._asdict()
-        row |= {"learning_rate": run.learning_rate, "seed": run.seed} | of_run
-        row[f"{flags.unit}_per_second"] = row.pop("examples_per_second")
-        lines += _line(row)
+        rest = dict(of_run)
+        rest[f"{flags.unit}_per_second"] = rest.pop("examples_per_second")
+        learning_rate, seed = run.learning_rate, run.seed
+        named = {"run": run.name, "learning_rate": learning_rate, "seed": seed}
+        lines += _line(Row(**named, **run.arm._asdict(), **rest))
     with (flags.out / METRICS_FILE).open("ab") as file:
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _line(row: dict[str, Any]) -> bytes:
-    # JSON has no word for a loss that is not finite.
-    finite = {
-        name: None if isinstance(x, float) and not math.isfinite(x) else x
-        for name, x in row.items()
-    }
-    return json.dumps(finite, allow_nan=False).encode() + b"\n"
+def _line(row: Row) -> bytes:
+    return row.model_dump_json().encode() + b"\n"
 
 
-def read_rows(path: pathlib.Path, runs: Container[str]) -> Iterator[dict[str, Any]]:
+def read_rows(path: pathlib.Path, runs: Container[str]) -> Iterator[Row]:
     """The rows of a file, each of one of the named runs."""
     with read_errors(path):
         # What follows the last line break was being written as the power failed.
-        *lines, _ = path.read_text().split("\n")
+        *lines, _ = _read(path).split("\n")
     for number, line in enumerate(lines, start=1):
         with read_errors(path, f", line {number}"):
-            row = json.loads(line)
-            if not isinstance(row["epoch"], int) or row["run"] not in runs:
-                raise ValueError(f"no run of {CONFIG_FILE} is {row['run']!r}")
+            row = Row.model_validate_json(line)
+            if row.run not in runs:
+                raise ValueError(f"no run of {CONFIG_FILE} is {row.run!r}")
         yield row
+
+
+def _read(path: pathlib.Path) -> str:
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")  # a pipe would be waited for
+    return path.read_text()

@@ -36,8 +36,8 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
             records.check_out(flags)
         task = flags.load()
         work = split(task, flags, devices)
-        content = records.describe(flags, command, task, work)
-        facts |= records.facts(content)
+        config = records.describe(flags, command, task, work)
+        facts |= config.facts()
     with contextlib.ExitStack() as stack:
         with processes.together():
             if first:
@@ -49,9 +49,9 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
                     file=sys.stderr,
                 )
                 if resume:
-                    records.check_same(flags.out, content)
+                    records.check_same(flags.out, config)
                 else:
-                    records.create(flags.out, content, *files.REPORT_FILES)
+                    records.create(flags.out, config, *files.REPORT_FILES)
         groups = flags.grid.groups(work.group_size)
         with processes.together() as facts:
             behind, rows = records.find_rows(flags, groups)
