@@ -60,6 +60,7 @@ class Row(pydantic.BaseModel, extra="allow", strict=True):
     field, since its name has their unit.
     """
 
+    __pydantic_extra__: dict[str, float] = pydantic.Field(init=False)
     run: str
     optimizer: str
     schedule: str
@@ -89,6 +90,7 @@ class Name(pydantic.BaseModel):
 class Data(pydantic.BaseModel, extra="allow"):
     """Identity of the data; numbers of examples are extra fields, for their unit."""
 
+    __pydantic_extra__: dict[str, int] = pydantic.Field(init=False)
     description: str
     sha256: str  # of inputs and labels, in order
 
@@ -212,7 +214,11 @@ def read_config(out: pathlib.Path, training: type[T]) -> Config[T]:
     """The settings of an experiment; a `DataError` says that the file is damaged."""
     with read_errors(out / CONFIG_FILE):
         text = _read(out / CONFIG_FILE)
-        return Config[training].model_validate_json(text)  # type: ignore[valid-type]
+        config = Config[training].model_validate_json(text)  # type: ignore[valid-type]
+        for part, known in config.model_dump(include={"grid", "training"}).items():
+            if found := known.keys() ^ json.loads(text)[part].keys():
+                raise ValueError(f"{min(found)!r} is missing or unknown")
+        return config
 
 
 def check_same(out: pathlib.Path, config: Config[Any]) -> None:
@@ -232,7 +238,7 @@ def read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
     """Turns whatever damaged records lead to into a `DataError` that names the file."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(
             f"{path}{place} cannot be read ({type(error).__name__}: {reason}): it is "
@@ -281,11 +287,10 @@ def append(
     """Adds a row for each run, all of which are on the disk when this returns."""
     lines = b""
     for run, of_run in zip(runs, metrics, strict=True):
-        rest = dict(of_run)
-        rest[f"{flags.unit}_per_second"] = rest.pop("examples_per_second")
-        learning_rate, seed = run.learning_rate, run.seed
-        named = {"run": run.name, "learning_rate": learning_rate, "seed": seed}
-        lines += _line(Row(**named, **run.arm._asdict(), **rest))
+        row: dict[str, Any] = run.arm._asdict() | of_run
+        row |= {"run": run.name, "learning_rate": run.learning_rate, "seed": run.seed}
+        row[f"{flags.unit}_per_second"] = row.pop("examples_per_second")
+        lines += _line(Row(**row))
     with (flags.out / METRICS_FILE).open("ab") as file:
         file.write(lines)
         file.flush()

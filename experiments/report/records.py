@@ -62,7 +62,8 @@ def merge(experiments: Sequence[Experiment], names: Sequence[str]) -> Experiment
     A run may be in several of them if its results agree; where it was interrupted in
     one, the longer one is taken. A `ConfigError` names what differs and must not.
     """
-    first, known = experiments[0], {}
+    first = experiments[0]
+    known: dict[tuple[str, int], tuple[Row, str]] = {}
     for experiment, name in zip(experiments, names, strict=True):
         _refuse(names[0], name, "", differences(first.facts, experiment.facts))
         for row in experiment.rows:
