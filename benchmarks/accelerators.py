@@ -10,7 +10,6 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +19,10 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import optax_radam
-from benchmarks import kernels, trees
+from benchmarks import hlo, trees
 
 _H100 = (pathlib.Path(__file__).parent / "h100.txtpb").read_text()
-# A platform, a topology of it, and how many of its devices are meant.
+# Platform, topology, and how many of its devices are meant.
 _TOPOLOGIES = {
     "TPU v5e": ("tpu", "v5e:2x2", 1),
     "8 TPU v5e": ("tpu", "v5e:2x4", 8),
@@ -34,6 +32,11 @@ _TOPOLOGIES = {
     "H100": ("cuda", "1x1x1", 1),
     "8 H100": ("cuda", "1x1x8", 8),
     "256 H100": ("cuda", "1x32x8", 256),
+}
+_TREES: dict[str, tuple[trees.Shapes, Any]] = {
+    "25M, float32": ([(4096, 6144)], jnp.float32),
+    "25M, bfloat16": ([(4096, 6144)], jnp.bfloat16),
+    "GPT-2, float32": (trees.gpt2(), jnp.float32),
 }
 
 
@@ -53,12 +56,11 @@ def mesh(name: str) -> Mesh:
     # Or libtpu asks the network which TPU this machine has, and which process has it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    arguments = {"topology": topology, "target_config": _H100}
+    options = {"topology": topology, "target_config": _H100}
+    if platform == "tpu":
+        options = {"topology_name": topology}
     try:
-        described = topologies.get_topology_desc(
-            **({"topology_name": topology} if platform == "tpu" else arguments),
-            platform=platform,
-        )
+        described = topologies.get_topology_desc(platform=platform, **options)
     except Exception as error:  # of many kinds, by what is missing
         raise RuntimeError(
             f"no compiler for {name} ({type(error).__name__}: {error}); "
@@ -71,12 +73,10 @@ def spread(shapes: trees.Shapes, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
     """Abstract parameters, each split along its last dimension that can be."""
 
     def place(shape: tuple[int, ...]) -> NamedSharding:
-        axes: list[str | None] = [None] * len(shape)
         for index in reversed(range(len(shape))):
             if shape[index] % mesh.size == 0:
-                axes[index] = "d"
-                break
-        return NamedSharding(mesh, P(*axes))
+                return NamedSharding(mesh, P(*[None] * index, "d"))
+        return NamedSharding(mesh, P())
 
     return {
         f"{index:03}": jax.ShapeDtypeStruct(shape, dtype, sharding=place(shape))
@@ -102,7 +102,7 @@ class Update(NamedTuple):
     """An update, compiled, and what it moves for each parameter on a device."""
 
     compiled: Any
-    kernels: list[kernels.Kernel]  # without those of scalars
+    kernels: list[hlo.Kernel]  # without those of scalars
     scalar_operations: int
     read: float  # bytes
     written: float
@@ -112,15 +112,9 @@ def compile_update(
     optimizer: optax.GradientTransformation, params: Any, mesh: Mesh
 ) -> Update:
     """Compiles an update and its addition to the parameters, both donated."""
-
-    def step(params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = state_beside(params, mesh, optimizer)
-    step = jax.jit(step, donate_argnums=(0, 1))
-    compiled = step.lower(params, state, params).compile()
-    found = kernels.of(compiled.as_text() or "")
+    carry = params, state_beside(params, mesh, optimizer)
+    compiled = trees.jitted_step(optimizer).lower(carry, params).compile()
+    found = hlo.kernels(compiled.as_text())
     large = [kernel for kernel in found if not kernel.is_scalar]
     on_a_device = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in params.values()
@@ -134,42 +128,30 @@ def compile_update(
     )
 
 
-_OPTIMIZERS: Mapping[str, Callable[..., optax.GradientTransformation]] = {
-    "optax_radam.radam": optax_radam.radam,
-    "optax.radam": optax.radam,
-    "optax.adam": optax.adam,
-}
-_TREES = (
-    ("25M, float32", [(4096, 6144)], jnp.float32),
-    ("25M, bfloat16", [(4096, 6144)], jnp.bfloat16),
-    ("GPT-2, float32", trees.gpt2(), jnp.float32),
-)
-
-
 def main() -> None:
     """Prints the table."""
     jax.config.update("jax_platforms", "cpu")  # nothing runs elsewhere
     print(f"jax {jax.__version__}, optax {optax.__version__}\n")
     header = ["devices", "parameters"]
-    header += [f"`{name}`, bytes" for name in _OPTIMIZERS]
-    header += [f"`{name}`, scalar operations" for name in _OPTIMIZERS]
-    print(f"| {' | '.join(header)} |")
+    header += [f"`{name}`, bytes" for name in trees.OPTIMIZERS]
+    header += [f"`{name}`, scalar operations" for name in trees.OPTIMIZERS]
+    print("|", " | ".join(header), "|")
     print("|---|---|" + "---:|" * (len(header) - 2))
     for devices in ("TPU v5e", "TPU v6e", "H100", "8 TPU v5e", "8 H100"):
         try:
             there = mesh(devices)
         except RuntimeError as error:
             sys.exit(f"error: {error}.")
-        for tree, shapes, dtype in _TREES:
+        for tree, (shapes, dtype) in _TREES.items():
             params = spread(shapes, there, dtype)
             updates = [
-                compile_update(make(1e-3), params, there)
-                for make in _OPTIMIZERS.values()
+                compile_update(optimizer, params, there)
+                for optimizer in trees.OPTIMIZERS.values()
             ]
             row = [devices, tree]
             row += [f"{update.read:g} + {update.written:g}" for update in updates]
             row += [f"{update.scalar_operations}" for update in updates]
-            print(f"| {' | '.join(row)} |", flush=True)
+            print("|", " | ".join(row), "|", flush=True)
 
 
 if __name__ == "__main__":

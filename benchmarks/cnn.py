@@ -1,107 +1,86 @@
-"""The experiment's CNN on random images of CIFAR-10's size, as ways to train it.
+"""The training of the experiment's CNN, beside the same CNN in Keras and PyTorch.
 
-Each way trains `BATCHES` batches at a time and gives the seconds for one image, of all
-runs together. Peers have the same layers, initial distributions and loss, and hold the
-images in memory, scaled already; ours gathers and scales each batch on the device.
+Each way trains `BATCHES` batches of random images of CIFAR-10's size at a time. Peers
+have the same layers, initial distributions and loss, and hold the images in memory,
+scaled already; ours gathers and scales each batch on the device.
 """
 
-import functools
 import importlib
 import importlib.util
-from collections.abc import Iterator
+import math
 from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
-from benchmarks.measuring import Way, seconds
+from benchmarks.measuring import Way, interleave, iterated, repeated, section, summary
 from experiments.cifar10 import convolution
 from experiments.cifar10.config import ImageTraining
 from experiments.cifar10.data import Images, make_task
 from experiments.cifar10.model import DROPOUT_RATE, FILTERS, HIDDEN_UNITS
-from experiments.config import Grid, Run
-from experiments.group import Work, initial_state, make_programs, put, train_group
+from experiments.group import Work, make_programs, put
 from experiments.train import Examples
 
 BATCHES = 8  # at a time
 BATCH_SIZE = 64
 _CLASSES = 10
-_MANY_EPOCHS = 10_000  # nobody waits for the last
 _RATE = 1e-3
 
 
-def _random_images(n: int) -> Images:
+def _random_images(n: int) -> Examples:
     random = np.random.default_rng(0)
-
-    def examples(n: int) -> Examples:
-        images = random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-        return Examples(images, random.integers(0, _CLASSES, n).astype(np.int32))
-
-    return Images(examples(n), examples(64), 255, "random images")
+    images = random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    return Examples(images, random.integers(0, _CLASSES, n).astype(np.int32))
 
 
-def work(
-    runs: int, devices: int, images: int, batch_size: int, **training: Any
-) -> tuple[Work, list[Run]]:
-    """The experiment's CNN under RAdam, as its runs share it.
+def work(devices: int, batch_size: int, **training: Any) -> Work:
+    """The experiment's task of learning the images.
 
     Args:
-      runs: that train together.
       devices: that share the runs, or batches.
-      images: number of training images.
       batch_size: of each run.
       **training: other fields of the experiment's `ImageTraining`.
     """
-    flags = ImageTraining(
-        dataset="cifar10", batch_size=batch_size, population=runs, **training
-    )
+    flags = ImageTraining(dataset="cifar10", batch_size=batch_size, **training)
+    train = _random_images(BATCHES * batch_size)
     fast = devices == 1 and jax.default_backend() == "cpu"
     conv = convolution.convolve if fast else jax.lax.conv_general_dilated
-    task = make_task(_random_images(images), flags, conv=conv)
-    grid = Grid(optimizers=("radam",), seeds=tuple(range(runs)))
-    return Work(task, None, flags, jax.devices()[:devices]), grid.runs()
+    task = make_task(Images(train, train, 255, "random images"), flags, conv=conv)
+    return Work(task, None, flags, jax.devices()[:devices])
 
 
 def ours(
-    runs: int = 1,
-    *,
     devices: int = 1,
     batch_size: int = BATCH_SIZE,
     compute_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Way:
-    """The experiment's own training, an epoch at a time.
+    """The experiment's own training of one run, under RAdam."""
+    shared = work(devices, batch_size, compute_dtype=compute_dtype)
+    programs = make_programs(shared, "radam", 1)
+    images = put(shared.task.train, programs.mesh, P())
+    of_run = np.zeros(1, np.uint32), np.full((1, BATCHES), _RATE, np.float32)
+    seeds, rates = put(of_run, programs.mesh, P("runs"))
+    batches = programs.batches(np.int32(0), seeds)
 
-    Args:
-      runs: that train side by side.
-      devices: that share batches, or the runs.
-      batch_size: of each run.
-      compute_dtype: the experiment's flag.
-    """
-    shared, members = work(
-        runs,
-        devices,
-        BATCHES * batch_size,
-        batch_size,
-        compute_dtype=compute_dtype,
-        epochs=_MANY_EPOCHS,
-    )
+    def train(state: Any) -> Any:
+        for _ in range(BATCHES):
+            state = programs.step(images, state, seeds, batches, rates)
+            if jax.default_backend() == "cpu":  # as the experiment does
+                jax.block_until_ready(state.step)
+        return state
 
-    def epochs() -> Iterator[float]:
-        programs = make_programs(shared, "radam", runs)
-        data = (shared.task.train, None, shared.task.test)
-        data = put(data, programs.mesh, jax.sharding.PartitionSpec())
-        state = initial_state(programs, members)
-        for _, metrics in train_group(shared, programs, data, members, state):
-            yield 1 / metrics[0].examples_per_second
-
-    speeds = epochs()
-    next(speeds)  # compiles
-    return functools.partial(next, speeds)
+    return iterated(train, programs.init(None, seeds).train)
 
 
-def peers() -> dict[str, Way]:
-    """The same CNN in Keras and PyTorch, where they are installed."""
-    ways = {}
+def training_steps(rounds: int) -> str:
+    """Images per second of one run."""
+    ways = {"one device": ours()}
+    devices = math.gcd(jax.device_count(), BATCH_SIZE)
+    if devices > 1:
+        ways[f"{devices} devices share batches"] = ours(devices)
+    if jax.default_backend() == "gpu":
+        ways["one device, bfloat16"] = ours(compute_dtype="bfloat16")
     if importlib.util.find_spec("keras") and importlib.util.find_spec("tensorflow"):
         ways["Keras"] = _keras()
     if importlib.util.find_spec("torch"):
@@ -109,20 +88,30 @@ def peers() -> dict[str, Way]:
         ways["PyTorch, channels last"] = _torch(channels_last=True)
         if jax.default_backend() == "gpu":
             ways["PyTorch, compiled"] = _torch(channels_last=True, compiled=True)
-    return ways
+    reference = "Keras" if "Keras" in ways else "one device"
+    found = summary(interleave(ways, rounds) / (BATCHES * BATCH_SIZE), reference)
+    note = (
+        "Training the experiment's CNN on random 32x32x3 images, forward, backward and "
+        "update; ours gathers its batches on the device. Ratios are of the times to "
+        f"those of {reference}."
+    )
+    found["images/s"] = 1 / found["seconds"]
+    case = f"one image, batch {BATCH_SIZE}, float32"
+    return section("Training step of the CNN", note, {case: found})
 
 
-def _images_and_labels() -> tuple[Any, Any]:
-    images, labels = _random_images(BATCHES * BATCH_SIZE).train
-    return images.astype(np.float32) / 255, labels
+def _batches() -> list[tuple[Any, Any]]:
+    images, labels = _random_images(BATCHES * BATCH_SIZE)
+    scaled = images.astype(np.float32) / 255
+    return [*zip(np.split(scaled, BATCHES), np.split(labels, BATCHES), strict=True)]
 
 
 def _keras() -> Way:
     """Keras on TensorFlow, which runs convolutions by oneDNN."""
     keras: Any = importlib.import_module("keras")
     layers = keras.layers
-    model = keras.Sequential([keras.Input((32, 32, 3))])
     initializer = {"activation": "relu", "kernel_initializer": "he_uniform"}
+    model = keras.Sequential([keras.Input((32, 32, 3))])
     for filters in FILTERS:
         for _ in range(2):
             model.add(layers.Conv2D(filters, 3, padding="same", **initializer))
@@ -136,15 +125,13 @@ def _keras() -> Way:
         optimizer=keras.optimizers.Adam(_RATE),  # Keras has no RAdam
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    images, labels = _images_and_labels()
+    batches = _batches()
 
     def train() -> None:
-        for start in range(0, len(labels), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
-            model.train_on_batch(images[batch], labels[batch])
+        for images, labels in batches:
+            model.train_on_batch(images, labels)
 
-    train()
-    return lambda: seconds(train) / len(labels)
+    return repeated(train, lambda: None)  # it waits itself
 
 
 def _torch(*, channels_last: bool, compiled: bool = False) -> Way:
@@ -164,21 +151,19 @@ def _torch(*, channels_last: bool, compiled: bool = False) -> Way:
     form = torch.channels_last if channels_last else torch.contiguous_format
     model = nn.Sequential(*layers).to(device, memory_format=form)
     optimizer = torch.optim.RAdam(model.parameters(), _RATE)
-    numpy_images, numpy_labels = _images_and_labels()
-    images = torch.tensor(numpy_images.transpose(0, 3, 1, 2)).to(device)
-    images = images.to(memory_format=form)
-    labels = torch.tensor(numpy_labels).to(device, torch.int64)
     predict = torch.compile(model) if compiled else model
+    batches = [
+        (
+            torch.tensor(images.transpose(0, 3, 1, 2)).to(device, memory_format=form),
+            torch.tensor(labels).to(device, torch.int64),
+        )
+        for images, labels in _batches()
+    ]
 
     def train() -> None:
-        for start in range(0, len(labels), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
+        for images, labels in batches:
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(predict(images[batch]), labels[batch])
-            loss.backward()
+            nn.functional.cross_entropy(predict(images), labels).backward()
             optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    train()
-    return lambda: seconds(train) / len(labels)
+    return repeated(train, torch.cuda.synchronize if device == "cuda" else lambda: None)

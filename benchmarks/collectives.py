@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its HLO text.
+"""Exchanges of a compiled program between devices, read from its HLO text.
 
 compiled = jax.jit(f).lower(*arguments).compile()
 collectives.of(compiled.as_text())
@@ -9,17 +9,9 @@ from typing import NamedTuple
 
 from benchmarks import hlo
 
-OPERATIONS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-    "send",
-    "recv",
-)
+OPERATIONS = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all", "send"}
+OPERATIONS |= {"recv", "ragged-all-to-all", "collective-permute"}
+OPERATIONS |= {"collective-broadcast"}
 
 
 class Collective(NamedTuple):
@@ -29,15 +21,6 @@ class Collective(NamedTuple):
     # What a device puts in or gets out, whichever is more: the whole of a gathered
     # array, of one that is summed, and of one that is summed and then scattered.
     num_bytes: int
-
-
-def _operation(instruction: hlo.Instruction) -> str:
-    """The kind of exchange, if it is one."""
-    operation = instruction.operation.removesuffix("-start")
-    # TPU programs spell a reduce-scatter as a fusion of a sum and a slice.
-    if instruction.computation.startswith("%all-reduce-scatter"):
-        return operation.replace("all-reduce", "reduce-scatter")
-    return operation
 
 
 def of(text: str) -> list[Collective]:
@@ -53,21 +36,21 @@ def of(text: str) -> list[Collective]:
     found = []
     computations: dict[tuple[str, str], str] = {}
     bytes_of: dict[str, int] = {}  # an operand's shape stands where it is defined
-    for instruction in hlo.instructions(text):
-        got = hlo.num_bytes(instruction.shape)
-        bytes_of[instruction.name] = got
-        operation = _operation(instruction)
+    for line in hlo.instructions(text):
+        bytes_of[line.name] = got = hlo.num_bytes(line.shape)
+        operation = line.operation.removesuffix("-start")
+        # TPU programs spell a reduce-scatter as a fusion of a sum and a slice.
+        if line.computation.startswith("%all-reduce-scatter"):
+            operation = operation.replace("all-reduce", "reduce-scatter")
         if operation not in OPERATIONS:
             continue
         # TPU programs repeat an exchange in every fusion that runs beside it.
-        if channel := re.search(r"channel_id=\d+", instruction.attributes):
-            first = computations.setdefault(
-                (operation, channel[0]), instruction.computation
-            )
-            if first != instruction.computation:
+        if channel := re.search(r"channel_id=\d+", line.attributes):
+            key = operation, channel[0]
+            if computations.setdefault(key, line.computation) != line.computation:
                 continue
-        put = sum(bytes_of.get(name, 0) for name in instruction.operands)
-        if instruction.operation.endswith("-start"):
+        put = sum(bytes_of.get(name, 0) for name in line.operands)
+        if line.operation.endswith("-start"):
             got -= put  # its tuple holds the operands beside the results
         found.append(Collective(operation, max(put, got)))
     return found

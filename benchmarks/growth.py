@@ -1,180 +1,92 @@
-"""How the cost grows: with parameters, leaves, runs, batch size and dtypes."""
+"""Growth of the cost with parameters, leaves, batch size and dtypes."""
 
-import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import optax
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullLocator
 
-import optax_radam
-from benchmarks import cnn, trees
-from benchmarks.measuring import Spread, Way, interleave, repeated
-from benchmarks.results import Page, Table, rows
-from benchmarks.update_step import OPTIMIZERS, Update, copy, gradients
-
-matplotlib.use("agg")
-from matplotlib import pyplot as plt
-
-_OURS, _REFERENCE = "optax_radam.radam", "optax.radam"
-_FLOOR = "floor"
-_BYTES, _COPIED = 28, 8  # a float32 parameter: that must move, and that a copy moves
-
-# Of parameters in the first dtype: the options that choose those of the moments.
-_DTYPES: Mapping[str, tuple[Any, Callable[[], optax.GradientTransformation]]] = {
-    "optax_radam, float32": (jnp.float32, lambda: optax_radam.radam(1e-3)),
-    "optax_radam, float32, mu_dtype=bfloat16": (
-        jnp.float32,
-        lambda: optax_radam.radam(1e-3, mu_dtype=jnp.bfloat16),
-    ),
-    "optax_radam, float32, amsgrad": (
-        jnp.float32,
-        lambda: optax_radam.radam(1e-3, amsgrad=True),
-    ),
-    "optax_radam, bfloat16": (jnp.bfloat16, lambda: optax_radam.radam(1e-3)),
-    "optax_radam, bfloat16, mu_dtype=float32": (
-        jnp.bfloat16,
-        lambda: optax_radam.radam(1e-3, mu_dtype=jnp.float32),
-    ),
-    "optax.radam, float32": (jnp.float32, lambda: optax.radam(1e-3)),
-    "optax.radam, bfloat16": (jnp.bfloat16, lambda: optax.radam(1e-3)),
-}
+from benchmarks import cnn, trees, update_step
+from benchmarks.measuring import interleave, section, summary
+from optax_radam import radam, schedule_free_radam
 
 
-def with_parameters(
-    sizes: Sequence[int], rounds: int, directory: pathlib.Path
-) -> Table:
+def with_parameters(sizes: Sequence[int], rounds: int, path: pathlib.Path) -> str:
     """Step time of one leaf against its size."""
-    cases = {f"{size:,} parameters": trees.one_leaf(size) for size in sizes}
-    table = _updates("Step time against parameters", cases, rounds, floor=True)
-    _draw(table, sizes, "parameters, in one leaf", directory / "parameters.png")
-    return table
+    cases = {n: [(n,)] for n in sizes}
+    return _updates(cases, rounds, "parameters, in one leaf", path)
 
 
-def with_leaves(counts: Sequence[int], rounds: int, directory: pathlib.Path) -> Table:
+def with_leaves(counts: Sequence[int], rounds: int, path: pathlib.Path) -> str:
     """Step time of a million parameters against the number of their leaves."""
-    cases = {f"{n:,} leaves": trees.small_leaves(n, 1_000_000) for n in counts}
-    table = _updates("Step time against leaves", cases, rounds, floor=False)
-    _draw(table, counts, "leaves of a million parameters", directory / "leaves.png")
-    return table
+    cases = {n: [(1_000_000 // n,)] * n for n in counts}
+    return _updates(cases, rounds, "leaves of a million parameters", path)
 
 
 def _updates(
-    title: str, cases: Mapping[str, trees.Shapes], rounds: int, *, floor: bool
-) -> Table:
-    found = []
-    for case, shapes in cases.items():
-        ways: dict[str, Way] = {}
-        leaves = gradients(shapes, jnp.float32)
-        for name in (_OURS, _REFERENCE):
-            update = Update(OPTIMIZERS[name], leaves)
-            ways[name] = repeated(update.run, update.wait)
-        if floor:
-            ways[_FLOOR] = copy(trees.size(shapes))
-        times = interleave(ways, rounds)
-        if floor:
-            times[_FLOOR] = [t * _BYTES / _COPIED for t in times[_FLOOR]]
-        found += rows(case, times, _REFERENCE)
-    return Table(title, "float32. Ratios are to optax.radam.", found)
-
-
-def with_runs(counts: Sequence[int], rounds: int, directory: pathlib.Path) -> Table:
-    """Time for an image against the runs that are trained together."""
-    ways = {"1 run": cnn.ours()}
-    ways |= {f"{runs} runs, side by side": cnn.ours(runs) for runs in counts}
-    case = "one image of any run, batch 64"
-    found = rows(case, interleave(ways, rounds), "1 run")
-    curves = {"side by side": [row.seconds for row in found]}
-    path = directory / "runs.png"
-    _plot_speeds(curves, [1, *counts], "runs trained together", path)
-    note = "The CNN's training. Ratios are to one run alone."
-    return Table("Time for an image against runs", note, found)
-
-
-def with_batch_size(
-    sizes: Sequence[int], rounds: int, directory: pathlib.Path
-) -> Table:
-    """Time for an image against the batch size."""
-    ways = {f"batch {size}": cnn.ours(batch_size=size) for size in sizes}
-    reference = f"batch {cnn.BATCH_SIZE}"
-    found = rows("one image of one run", interleave(ways, rounds), reference)
-    curves = {"one run": [row.seconds for row in found]}
-    path = directory / "batch_size.png"
-    _plot_speeds(curves, sizes, "batch size", path)
-    note = f"The CNN's training. Ratios are to {reference}."
-    return Table("Time for an image against batch size", note, found)
-
-
-def state_memory(directory: pathlib.Path) -> Page:
-    """Bytes of the optimizer's state for each parameter."""
-    found = {}
-    for name, (dtype, make) in _DTYPES.items():
-        params = jax.ShapeDtypeStruct((1_000_000,), dtype)
-        leaves = jax.tree.leaves(jax.eval_shape(make().init, params))
-        state = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / params.size
-        found[name] = (params.dtype.itemsize, round(state))
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    names = list(found)[::-1]
-    of_params = [found[name][0] for name in names]
-    axes.barh(names, of_params, label="parameters")
-    axes.barh(names, [found[n][1] for n in names], left=of_params, label="state")
-    axes.set_xlabel("bytes for each parameter")
-    figure.legend(loc="outside lower center", ncols=2)
-    figure.savefig(directory / "memory.png", dpi=120)
-    plt.close(figure)
-    lines = ["| | parameters | state | state / parameters |", "|---|---:|---:|---:|"]
-    for name, (own, state) in found.items():
-        lines.append(f"| {name} | {own} | {state} | {state / own:g} |")
-    head = "Bytes for each parameter, from shapes and dtypes.\n"
-    return Page("Memory of the state", "\n".join([head, *lines]))
-
-
-def _draw(table: Table, xs: Sequence[int], label: str, path: pathlib.Path) -> None:
-    """Times of each way of a table that has all ways in each case, logarithmic."""
-    curves: dict[str, list[Spread]] = {}
-    for row in table.rows:
-        curves.setdefault(row.way, []).append(row.seconds)
-    with _figure(curves, xs, label, path) as axes:
-        axes.set(xscale="log", yscale="log", ylabel="s per step")
-
-
-def _plot_speeds(
-    curves: Mapping[str, Sequence[Spread]],
-    xs: Sequence[int],
-    label: str,
-    path: pathlib.Path,
-) -> None:
-    """Images per second, from 0."""
-    speeds = {
-        name: [Spread(*(1 / seconds for seconds in spread)) for spread in spreads]
-        for name, spreads in curves.items()
+    cases: Mapping[int, trees.Shapes], rounds: int, of: str, path: pathlib.Path
+) -> str:
+    found = {
+        n: update_step.compare(shapes, jnp.float32, rounds, {})
+        for n, shapes in cases.items()
     }
-    with _figure(speeds, xs, label, path) as axes:
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(xs, [str(x) for x in xs])
-        axes.set(ylabel="images/s of all runs", ylim=(0, None))
+    together = pd.concat(found, names=["n", "way"])
+    ways = {way: together.xs(way, level="way") for way in found[min(found)].index}
+    _draw(ways, path, xlabel=of, ylabel="s per step", yscale="log")
+    named = {f"{n:,}": summary_of_n for n, summary_of_n in found.items()}
+    note = "float32. Ratios are to optax.radam."
+    return section(f"Step time against {of}", note, named)
 
 
-@contextlib.contextmanager
-def _figure(
-    curves: Mapping[str, Sequence[Spread]],
-    xs: Sequence[int],
-    label: str,
-    path: pathlib.Path,
-) -> Iterator[Any]:
-    """The axes, with medians as lines and quartiles as bands; saved at the end."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for name, spreads in curves.items():
-        style = "--" if name == _FLOOR else "o-"
-        axes.plot(xs, [s.median for s in spreads], style, label=name, markersize=4)
-        lows, highs = [s.low for s in spreads], [s.high for s in spreads]
-        axes.fill_between(xs, lows, highs, alpha=0.2)
-    axes.set_xlabel(label)
+def with_batch_size(sizes: Sequence[int], rounds: int, path: pathlib.Path) -> str:
+    """Time for an image against the batch size."""
+    ways = {size: cnn.ours(batch_size=size) for size in sizes}
+    times = interleave(ways, rounds) / [cnn.BATCHES * size for size in sizes]
+    found = summary(times, cnn.BATCH_SIZE)
+    found["images/s"] = 1 / found["seconds"]
+    speeds = {"one run": 1 / found}
+    _draw(speeds, path, xlabel="batch size", ylabel="images/s", ylim=(0, None))
+    note = f"The CNN's training. Ratios are to batches of {cnn.BATCH_SIZE}."
+    return section("Time for an image against batch size", note, {"batches of": found})
+
+
+def _draw(ways: Mapping[str, pd.DataFrame], path: pathlib.Path, **options: Any) -> None:
+    """Medians as lines and quartiles as bands, against the index of each frame."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for way, curve in ways.items():
+        style = "--" if way == update_step.FLOOR else "o-"
+        axes.plot(curve.index, curve["seconds"], style, label=way, markersize=4)
+        quartiles = curve["seconds low"], curve["seconds high"]
+        axes.fill_between(curve.index, *quartiles, alpha=0.2)
+    axes.set(xscale="log", xticks=curve.index, **options)
+    axes.xaxis.set(major_formatter=EngFormatter(), minor_locator=NullLocator())
     axes.grid(alpha=0.3)
     axes.legend()
-    yield axes
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+
+
+def state_memory() -> str:
+    """Bytes of the optimizer's state for each parameter, from shapes and dtypes."""
+    single, half = jnp.float32, jnp.bfloat16
+    found = pd.DataFrame(columns=["parameters", "state"], dtype=int)
+    for name, dtype, optimizer in (
+        ("float32", single, radam(1e-3)),
+        ("float32, mu_dtype=bfloat16", single, radam(1e-3, mu_dtype=half)),
+        ("float32, amsgrad=True", single, radam(1e-3, amsgrad=True)),
+        ("float32, schedule_free_radam", single, schedule_free_radam()),
+        ("bfloat16", half, radam(1e-3)),
+        ("bfloat16, mu_dtype=float32", half, radam(1e-3, mu_dtype=single)),
+        ("bfloat16, optax.radam", half, optax.radam(1e-3)),
+    ):
+        params = jax.ShapeDtypeStruct((1_000_000,), dtype)
+        leaves = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
+        state = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / params.size
+        found.loc[name] = params.dtype.itemsize, round(state)
+    found["state / parameters"] = found["state"] / found["parameters"]
+    return f"## Bytes for each parameter\n\n{found.to_markdown()}\n"

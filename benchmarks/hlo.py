@@ -1,13 +1,27 @@
-"""The instructions of a compiled program, read from its HLO text.
+"""What a compiled program does, read from its HLO text.
 
 compiled = jax.jit(f).lower(*arguments).compile()
-list(hlo.instructions(compiled.as_text()))
+hlo.kernels(compiled.as_text())
 """
 
 import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?(?P<name>%[\w.-]+) .*\{$")
+# `%name = shape operation(%operand, ...), attribute=...`, perhaps with ROOT before it.
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?(?P<name>%[\w.-]+) = (?P<shape>\(.*?\)|\S+) "
+    r"(?P<operation>[a-z-]+)\((?P<operands>[^()]*(?:\([^()]*\)[^()]*)*)\)"
+    r"(?P<attributes>.*)"
+)
+_ARRAY = re.compile(r"\b(?P<kind>[a-z]+)(?P<bits>\d*)\w*\[(?P<sizes>[\d,]*)\]")
+# They move nothing, or what a kernel reads or writes, between TPU's memories: those
+# bytes are counted at the kernel.
+_FREE = {"bitcast", "constant", "get-tuple-element", "parameter", "tuple"}
+_FREE |= {"copy-done", "copy-start", "slice-done", "slice-start"}
+_JOINED_SLICES = 'custom_call_target="ConcatBitcast"'
 
 
 class Instruction(NamedTuple):
@@ -22,14 +36,17 @@ class Instruction(NamedTuple):
     attributes: str  # what stands behind the operands
 
 
-_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?(?P<name>%[\w.-]+) .*\{$")
-# `%name = shape operation(%operand, ...), attribute=...`, perhaps with ROOT before it.
-_INSTRUCTION = re.compile(
-    r"^\s*(?:ROOT )?(?P<name>%[\w.-]+) = (?P<shape>\(.*?\)|\S+) "
-    r"(?P<operation>[a-z-]+)\((?P<operands>[^()]*(?:\([^()]*\)[^()]*)*)\)"
-    r"(?P<attributes>.*)"
-)
-_ARRAY = re.compile(r"\b(?P<kind>[a-z]+)(?P<bits>\d*)\w*\[(?P<sizes>[\d,]*)\]")
+class Kernel(NamedTuple):
+    """One operation of the program, after fusion."""
+
+    operation: str  # "fusion", "copy", ...
+    read: int  # bytes of the arrays that it takes; of scalars, none
+    written: int  # bytes of the arrays that it makes
+
+    @property
+    def is_scalar(self) -> bool:
+        """Whether it takes and makes nothing but scalars."""
+        return self.read == self.written == 0
 
 
 def num_bytes(shape: str) -> int:
@@ -56,12 +73,29 @@ def instructions(text: str) -> Iterator[Instruction]:
         if header := _COMPUTATION.match(line):
             computation, is_entry = header["name"], header["entry"] is not None
         elif found := _INSTRUCTION.match(line):
+            name, shape, operation, operands, attributes = found.groups()
+            names = tuple(re.findall(r"%[\w.-]+", operands))
             yield Instruction(
-                computation,
-                is_entry,
-                found["name"],
-                found["shape"],
-                found["operation"],
-                tuple(re.findall(r"%[\w.-]+", found["operands"])),
-                found["attributes"],
+                computation, is_entry, name, shape, operation, names, attributes
             )
+
+
+def kernels(text: str) -> list[Kernel]:
+    """The kernels of a program, in the order in which they run.
+
+    Args:
+      text: what `as_text()` of a compiled program returns.
+
+    Returns:
+      One `Kernel` for each. Bytes are those of shapes, without the padding of TPUs.
+    """
+    found = []
+    bytes_of: dict[str, int] = {}
+    for line in instructions(text):
+        if not line.is_entry:
+            continue
+        bytes_of[line.name] = num_bytes(line.shape.replace("[]", ""))  # no scalars
+        if line.operation not in _FREE and _JOINED_SLICES not in line.attributes:
+            read = sum(bytes_of[name] for name in set(line.operands))
+            found.append(Kernel(line.operation, read, bytes_of[line.name]))
+    return found

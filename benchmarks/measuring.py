@@ -1,4 +1,4 @@
-"""Times ways of doing the same, one after the other, again and again.
+"""Times ways of doing the same, and compares them round by round.
 
 Ways are interleaved, so that whatever else the machine does falls on all of them, and
 each is compared with another of the same round: the ratio's median and quartiles are
@@ -6,41 +6,27 @@ over rounds.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
-import numpy as np
+import jax
+import pandas as pd
 
-Way = Callable[
-    [], float
-]  # does it once or more, and returns the seconds that once took
+Way = Callable[[], float]  # does it once or more; returns the seconds that once took
 
 _SHORTEST = 0.02  # seconds that a measurement lasts at least
-
-
-class Spread(NamedTuple):
-    """Median and quartiles over rounds."""
-
-    median: float
-    low: float
-    high: float
-
-
-def spread(values: Iterable[float]) -> Spread:
-    """Of numbers, one from each round."""
-    low, median, high = np.quantile(list(values), [0.25, 0.5, 0.75])
-    return Spread(float(median), float(low), float(high))
+_QUANTILES = {"": 0.5, " low": 0.25, " high": 0.75}
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """What the call takes; it waits for the device itself."""
+    """Duration of a call, which waits for the device itself."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def repeated(run: Callable[[], object], wait: Callable[[], object]) -> Way:
-    """A way that calls `run` so often that the clock is fine enough, and waits once.
+    """A way that calls `run` until the clock is fine enough, and waits once.
 
     Args:
       run: does it once; may return before the device is done.
@@ -56,20 +42,66 @@ def repeated(run: Callable[[], object], wait: Callable[[], object]) -> Way:
         return seconds(all_calls) / calls
 
     many(2)  # the first compiles, or allocates
-    once = max(many(1), 1e-9)
-    calls = max(1, round(_SHORTEST / once))
+    calls = max(1, round(_SHORTEST / max(many(1), 1e-9)))
     return lambda: many(calls)
 
 
-def interleave(ways: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            times[name].append(way())
-    return times
+def iterated(step: Callable[..., Any], carry: Any, *arguments: Any) -> Way:
+    """A way that replaces `carry`, arrays of JAX, by `step(carry, *arguments)`."""
+
+    def run() -> None:
+        nonlocal carry
+        carry = step(carry, *arguments)
+
+    return repeated(run, lambda: jax.block_until_ready(carry))
 
 
-def ratio(numerator: Iterable[float], denominator: Iterable[float]) -> Spread:
-    """Of two ways, round by round."""
-    return spread(n / d for n, d in zip(numerator, denominator, strict=True))
+def interleave(ways: Mapping[Any, Way], rounds: int) -> pd.DataFrame:
+    """Seconds of each way (columns) in each round (rows)."""
+    times = [[way() for way in ways.values()] for _ in range(rounds)]
+    return pd.DataFrame(times, columns=pd.Index([*ways]))
+
+
+def summary(times: pd.DataFrame, reference: Hashable) -> pd.DataFrame:
+    """Medians and quartiles of each way's seconds, and of its ratio to a reference."""
+    ratios = times.div(times[reference], axis=0)
+    return pd.DataFrame(
+        {
+            name + of: frame.quantile(quantile)
+            for name, frame in (("seconds", times), ("ratio", ratios))
+            for of, quantile in _QUANTILES.items()
+        }
+    )
+
+
+def section(title: str, note: str, found: Mapping[str, pd.DataFrame]) -> str:
+    """Markdown of a table.
+
+    Args:
+      title: of the section.
+      note: what a reader must know to read it.
+      found: by case, a `summary`, perhaps with columns more.
+    """
+    rows = pd.concat(found, names=["case", "way"]).reset_index()
+    cells = pd.DataFrame(
+        {
+            "case": rows["case"].mask(rows["case"].duplicated(), ""),
+            "way": rows["way"],
+            "time": rows["seconds"].map(duration),
+            "ratio (quartiles)": [
+                f"{row['ratio']:.2f} ({row['ratio low']:.2f}-{row['ratio high']:.2f})"
+                for _, row in rows.iterrows()
+            ],
+        }
+    )
+    for name in rows.columns[2 + 2 * len(_QUANTILES) :]:
+        cells[name] = rows[name].map("{:.3g}".format, na_action="ignore").fillna("")
+    return f"## {title}\n\n{note}\n\n{cells.to_markdown(index=False)}\n"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, in the unit that gives them three figures."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"

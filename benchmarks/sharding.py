@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sharding`: what each layout costs in memory and in traffic.
+"""`python -m benchmarks.sharding`: memory and traffic of each layout.
 
 A block of a network with LayerNorm and two dense layers, trained by RAdam on eight
 devices, which the host pretends to have where there are none; and the experiment's CNN.
@@ -7,29 +7,28 @@ Prints Markdown.
 """
 
 import collections
-import functools
-import math
+import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import pandas as pd
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_radam
 from benchmarks import cnn, collectives
-from experiments.group import initial_state, make_programs
+from experiments.group import make_programs, put
 
 WIDTH = 256
 BATCH = 64
 DEVICES = 8
-
-_Initializer = Callable[..., jax.Array]
 
 
 class Layout(NamedTuple):
@@ -49,59 +48,40 @@ LAYOUTS = (
 )
 
 
-class Block(nnx.Module):
-    """y = x + down(relu(up(norm(x)))), its parameters annotated for any mesh."""
-
-    def __init__(self, spread: bool, rngs: nnx.Rngs):
-        def on(init: _Initializer, *axes: Any) -> Any:
-            return nnx.with_partitioning(init, axes) if spread else init
-
-        kernel, ones, zeros = (
-            nnx.initializers.lecun_normal(),
-            nnx.initializers.ones,
-            nnx.initializers.zeros,
-        )
-        self.norm = nnx.LayerNorm(
-            WIDTH,
-            scale_init=on(ones, "data"),
-            bias_init=on(zeros, "data"),
-            rngs=rngs,
-        )
-        self.up = nnx.Linear(
-            WIDTH,
-            4 * WIDTH,
-            kernel_init=on(kernel, "data", "model"),
-            bias_init=on(zeros, ("model", "data")),
-            rngs=rngs,
-        )
-        self.down = nnx.Linear(
-            4 * WIDTH,
-            WIDTH,
-            kernel_init=on(kernel, "model", "data"),
-            bias_init=on(zeros, "data"),
-            rngs=rngs,
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The block of a batch, (batch, width)."""
-        return x + self.down(nnx.relu(self.up(self.norm(x))))
-
-
 class Training(NamedTuple):
     """The parts of a training, on their devices."""
 
     params: Any
     batch: jax.Array
-    optimizer: optax.GradientTransformation
     gradient: Callable[[Any, jax.Array], Any]  # (params, batch)
+    step: Callable[[Any, Any, jax.Array], Any]  # (params, state, batch)
 
-    def step(
-        self, params: Any, state: optax.OptState, batch: jax.Array
-    ) -> tuple[Any, optax.OptState]:
-        """Parameters and state after one step."""
-        gradients = self.gradient(params, batch)
-        updates, state = self.optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
+
+def _block() -> nnx.Module:
+    """A function of x, down(relu(up(norm(x)))), annotated for any mesh."""
+    kernel, bias = nnx.initializers.lecun_normal(), nnx.initializers.zeros
+    on, rngs = nnx.with_partitioning, nnx.Rngs(0)
+    norm = nnx.LayerNorm(
+        WIDTH,
+        scale_init=on(nnx.initializers.ones, ("data",)),
+        bias_init=on(bias, ("data",)),
+        rngs=rngs,
+    )
+    up = nnx.Linear(
+        WIDTH,
+        4 * WIDTH,
+        kernel_init=on(kernel, ("data", "model")),
+        bias_init=on(bias, (("model", "data"),)),
+        rngs=rngs,
+    )
+    down = nnx.Linear(
+        4 * WIDTH,
+        WIDTH,
+        kernel_init=on(kernel, ("model", "data")),
+        bias_init=on(bias, ("data",)),
+        rngs=rngs,
+    )
+    return nnx.Sequential(norm, up, nnx.relu, down)
 
 
 def training(layout: Layout, optimizer: optax.GradientTransformation) -> Training:
@@ -109,32 +89,27 @@ def training(layout: Layout, optimizer: optax.GradientTransformation) -> Trainin
     mesh = jax.make_mesh(
         (layout.data, layout.model), ("data", "model"), (AxisType.Auto,) * 2
     )
-
-    @nnx.jit
-    def create() -> nnx.Module:
-        return Block(layout.spread, nnx.Rngs(0))
-
     with jax.set_mesh(mesh):
-        graph, params = nnx.split(create())
-    # Without annotations, they lie on one device.
-    places = jax.tree.map(
-        lambda p: p.sharding if layout.spread else NamedSharding(mesh, P()), params
-    )
+        graph, params = nnx.split(nnx.jit(_block)())
+    if not layout.spread:
+        params = jax.device_put(params, NamedSharding(mesh, P()))
     batch = jax.random.normal(jax.random.key(1), (BATCH, WIDTH))
 
     def loss(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.mean((nnx.merge(graph, params)(x) - jnp.flip(x, 1)) ** 2)
+        y = x + nnx.merge(graph, params)(x)
+        return jnp.mean((y - jnp.flip(x, 1)) ** 2)
 
-    return Training(
-        jax.device_put(params, places),
-        jax.device_put(batch, NamedSharding(mesh, P("data"))),
-        optimizer,
-        jax.grad(loss),
-    )
+    def step(params: Any, state: Any, batch: jax.Array) -> tuple[Any, Any]:
+        updates, state = optimizer.update(gradient(params, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    gradient = jax.grad(loss)
+    batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
+    return Training(params, batch, gradient, step)
 
 
 def bytes_on_one_device(tree: Any) -> int:
-    """Of the arrays of a tree, what the device that holds most of them has."""
+    """Bytes of a tree's arrays on the device that holds most of them."""
     held: collections.Counter[jax.Device] = collections.Counter()
     for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
@@ -142,82 +117,52 @@ def bytes_on_one_device(tree: Any) -> int:
     return max(held.values())
 
 
-def traffic(function: Callable[..., Any], *arguments: Any) -> dict[str, int]:
-    """Bytes of one call, by operation."""
-    compiled = jax.jit(function).lower(*arguments).compile()
+def traffic(function: Callable[..., Any], *arguments: Any) -> collections.Counter[str]:
+    """Bytes sent by one call, by operation."""
     total: collections.Counter[str] = collections.Counter()
+    compiled = jax.jit(function).lower(*arguments).compile()
     for operation, num_bytes in collectives.of(compiled.as_text() or ""):
         total[operation] += num_bytes
-    return dict(total)
+    return total
 
 
-def _print_table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    names = list(header)
-    print(f"| {' | '.join(names)} |")
-    print("|---|---|" + "---:|" * (len(names) - 2))
-    for row in rows:
-        print(f"| {' | '.join(map(str, row))} |")
+def _of_layout(layout: Layout) -> dict[str, object]:
+    """Bytes for each parameter on a device, and bytes sent by a step."""
+    optimizer = optax_radam.radam(1e-3, fallback="skip")
+    params, batch, _, step = training(layout, optimizer)
+    state = jax.jit(optimizer.init)(params)
+    trees = {name: optax.tree.get(state, name) for name in ("mu", "nu")}
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    memory = {
+        name: bytes_on_one_device(tree) / count
+        for name, tree in {"parameters": params, **trees}.items()
+    }
+    sent = traffic(step, params, state, batch)
+    return {
+        "layout": layout.name,
+        "mesh": f"{layout.data} x {layout.model}",
+        **memory,
+        "together": sum(memory.values()),
+        "all-gather": sent.pop("all-gather", 0),
+        "all-reduce": sent.pop("all-reduce", 0),
+        "other": sent.total(),
+        "by the update": traffic(optimizer.update, params, state, params).total(),
+    }
 
 
-def _layout_row(layout: Layout) -> list[object]:
-    run = training(layout, optax_radam.radam(1e-3, fallback="skip"))
-    state = jax.jit(run.optimizer.init)(run.params)
-    moments = (optax.tree.get(state, name) for name in ("mu", "nu"))
-    count = sum(leaf.size for leaf in jax.tree.leaves(run.params))
-    memory = [bytes_on_one_device(tree) / count for tree in (run.params, *moments)]
-    step = traffic(run.step, run.params, state, run.batch)
-    gathered, summed = step.pop("all-gather", 0), step.pop("all-reduce", 0)
-    update = traffic(run.optimizer.update, run.params, state, run.params)
-    sent = (gathered, summed, sum(step.values()), sum(update.values()))
-    return [
-        layout.name,
-        f"{layout.data} x {layout.model}",
-        *(f"{x:.2f}" for x in (*memory, sum(memory))),
-        *(f"{x:,}" for x in sent),
-    ]
-
-
-def _experiment_row(runs: int) -> list[object]:
-    """Of the experiment's step: a run whose batches are shared, or runs shared out."""
-    shared, members = cnn.work(runs, DEVICES, BATCH, BATCH)
-    programs = make_programs(shared, "radam", runs)
-    state = initial_state(programs, members).train
+def _of_experiment(what: str, runs: int) -> dict[str, object]:
+    """The same of the experiment's step, on all devices."""
+    programs = make_programs(cnn.work(DEVICES, BATCH), "radam", runs)
+    seeds = put(np.arange(runs, dtype=np.uint32), programs.mesh, P("runs"))
+    state = programs.init(None, seeds).train
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
-    sent = sum(size for _, size in collectives.of(programs.step.as_text() or ""))
-    held = bytes_on_one_device((state.params, state.opt_state)) / count
-    what = "one run, batches shared" if runs == 1 else f"{runs} runs, shared out"
-    return [what, f"{count:,}", f"{held:.2f}", f"{sent:,}"]
-
-
-def _bytes_per_parameter(
-    optimizer: optax.GradientTransformation, dtype: jnp.dtype[Any]
-) -> tuple[int, int]:
-    """Of the parameter, and of its state."""
-    # Of two sizes: what does not grow are scalars.
-    small, large = (
-        sum(
-            math.prod(leaf.shape) * leaf.dtype.itemsize
-            for leaf in jax.tree.leaves(
-                jax.eval_shape(optimizer.init, jnp.zeros(size, dtype))
-            )
-        )
-        for size in (1, 2)
-    )
-    return dtype.itemsize, large - small
-
-
-def _dtype_rows() -> Iterable[list[object]]:
-    radam = functools.partial(optax_radam.radam, 1e-3)
-    for name, dtype, optimizer in (
-        ("radam", jnp.float32, radam()),
-        ("radam, mu_dtype=bfloat16", jnp.float32, radam(mu_dtype=jnp.bfloat16)),
-        ("radam", jnp.bfloat16, radam()),
-        ("radam, mu_dtype=float32", jnp.bfloat16, radam(mu_dtype=jnp.float32)),
-        ("radam, amsgrad=True", jnp.float32, radam(amsgrad=True)),
-        ("schedule_free_radam", jnp.float32, optax_radam.schedule_free_radam()),
-    ):
-        own, state = _bytes_per_parameter(optimizer, jnp.dtype(dtype))
-        yield [f"`{name}`", jnp.dtype(dtype).name, own, state, own + state]
+    sent = collectives.of(programs.step.as_text() or "")
+    return {
+        "the experiment's CNN": what,
+        "parameters of a run": count,
+        "bytes for each": bytes_on_one_device((state.params, state.opt_state)) / count,
+        "all-reduce": sum(num_bytes for _, num_bytes in sent),
+    }
 
 
 def main() -> None:
@@ -226,21 +171,13 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", DEVICES)
     if jax.device_count() < DEVICES:
         raise SystemExit(f"{DEVICES} devices are needed, not {jax.device_count()}.")
-    versions = (
-        f"jax {jax.__version__}, flax {flax.__version__}, optax {optax.__version__}"
-    )
-    print(
-        f"{DEVICES} x {jax.devices()[0].device_kind}, {versions}; {WIDTH=}, {BATCH=}\n"
-    )
-    memory = ("parameters", "mu", "nu", "together")
-    sent = ("all-gather", "all-reduce", "other", "by the update")
-    _print_table(("layout", "mesh", *memory, *sent), map(_layout_row, LAYOUTS))
-    print()
-    of_run = ("parameters of a run", "bytes for each on a device", "all-reduce")
-    _print_table(("the experiment's CNN", *of_run), map(_experiment_row, (1, DEVICES)))
-    print()
-    own = ("parameters", "their bytes", "state's", "together")
-    _print_table(("optimizer", *own), _dtype_rows())
+    versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (jax, flax, optax))
+    print(f"{jax.devices()[0].device_kind}, {versions}; {DEVICES=}, {WIDTH=}, {BATCH=}")
+    layouts = map(_of_layout, LAYOUTS)
+    one, many = ("one run, batches shared", 1), (f"{DEVICES} runs, shared out", DEVICES)
+    for rows in layouts, itertools.starmap(_of_experiment, (one, many)):
+        table = pd.DataFrame(rows)
+        print("", table.to_markdown(index=False, floatfmt=".2f", intfmt=","), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,38 @@
-"""Shapes of parameter trees to update."""
+"""Optimizers to compare, their update, and shapes of known models' arrays."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
+import jax
+import optax
+
+import optax_radam
 
 Shapes = Sequence[tuple[int, ...]]
+
+OURS, REFERENCE = "optax_radam.radam", "optax.radam"
+OPTIMIZERS: Mapping[str, optax.GradientTransformation] = {
+    OURS: optax_radam.radam(1e-3),
+    REFERENCE: optax.radam(1e-3),
+    "optax.adam": optax.adam(1e-3),
+}
+
+
+def jitted_step(optimizer: optax.GradientTransformation) -> Any:
+    """A new function ((params, state), gradients) -> (params, state)."""
+
+    def step(carry: Any, gradients: Any) -> tuple[Any, Any]:
+        params, state = carry
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def size(shapes: Shapes) -> int:
     """Number of parameters."""
-    return sum(int(np.prod(shape)) for shape in shapes)
-
-
-def one_leaf(parameters: int) -> Shapes:
-    """All in one array."""
-    return [(parameters,)]
-
-
-def small_leaves(leaves: int, parameters: int | None = None) -> Shapes:
-    """Leaves of equal size, or of seven sizes from 64 to 448 in turn."""
-    if parameters is not None:
-        return [(parameters // leaves,)] * leaves
-    return [(64 * (1 + index % 7),) for index in range(leaves)]
+    return sum(map(math.prod, shapes))
 
 
 def resnet50() -> Shapes:
@@ -46,23 +57,16 @@ def resnet50() -> Shapes:
 def gpt2() -> Shapes:
     """GPT-2's 148 arrays, 124M parameters."""
     width, vocabulary, positions, layers = 768, 50257, 1024, 12
-    block = [
-        *[(width,), (width,)],
-        *[(width, 3 * width), (3 * width,)],
-        *[(width, width), (width,)],
-        *[(width,), (width,)],
-        *[(width, 4 * width), (4 * width,)],
-        *[(4 * width, width), (width,)],
-    ]
-    ends = [(vocabulary, width), (positions, width), (width,), (width,)]
-    return [*ends, *(shape for _ in range(layers) for shape in block)]
+    norm = [(width,), (width,)]
+    attention = [(width, 3 * width), (3 * width,), (width, width), (width,)]
+    dense = [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    block = [*norm, *attention, *norm, *dense]
+    return [(vocabulary, width), (positions, width), *norm, *(block * layers)]
 
 
 def seven_billion() -> Shapes:
     """The 291 arrays of a language model of Llama's shape, 6.7B parameters."""
     width, inner, vocabulary, layers = 4096, 11008, 32000, 32
-    attention = [(width, width)] * 4
     feed_forward = [(width, inner), (width, inner), (inner, width)]
-    block = [*attention, *feed_forward, (width,), (width,)]
-    ends = [(vocabulary, width), (width, vocabulary), (width,)]
-    return [*ends, *(shape for _ in range(layers) for shape in block)]
+    block = [*[(width, width)] * 4, *feed_forward, (width,), (width,)]
+    return [(vocabulary, width), (width, vocabulary), (width,), *(block * layers)]

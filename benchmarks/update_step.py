@@ -5,72 +5,35 @@ which the bytes that must move could be copied. Tracing, compiling and updates o
 of `jit` are measured apart.
 """
 
-import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import importlib.util
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 
-import optax_radam
-from benchmarks import torch_updates, trees
-from benchmarks.measuring import Way, interleave, repeated, seconds
-from benchmarks.results import Row, Table, rows
+from benchmarks import hlo, trees
+from benchmarks.measuring import (
+    Way,
+    interleave,
+    iterated,
+    repeated,
+    seconds,
+    section,
+    summary,
+)
+from benchmarks.trees import OPTIMIZERS, OURS, REFERENCE
 
-_REFERENCE = "optax.radam"
-_FLOOR = "floor"
-_RATE = 1e-3
-OPTIMIZERS: Mapping[str, Callable[[], optax.GradientTransformation]] = {
-    "optax_radam.radam": lambda: optax_radam.radam(_RATE),
-    _REFERENCE: lambda: optax.radam(_RATE),
-    "optax.adam": lambda: optax.adam(_RATE),
-}
-_RADAMS = ("optax_radam.radam", _REFERENCE)
-
-
-def _step(optimizer: optax.GradientTransformation) -> Any:
-    """The jitted step, a new one at each call."""
-
-    def step(params: Any, state: Any, gradients: Any) -> tuple[Any, Any]:
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1))
+FLOOR = "floor"
+_BOTH = (OURS, REFERENCE)
 
 
-class Update:
-    """Parameters, their state, and the step that replaces both."""
-
-    def __init__(
-        self, make: Callable[[], optax.GradientTransformation], gradients: Any
-    ) -> None:
-        self._gradients = gradients
-        self._params = jax.tree.map(jnp.ones_like, gradients)
-        optimizer = make()
-        self._state = jax.jit(optimizer.init)(self._params)
-        arguments = (self._params, self._state, gradients)
-        self.compiled = _step(optimizer).lower(*arguments).compile()
-
-    def run(self) -> None:
-        """One step."""
-        self._params, self._state = self.compiled(
-            self._params, self._state, self._gradients
-        )
-
-    def wait(self) -> None:
-        """Until the last one is done."""
-        jax.block_until_ready(self._params)
-
-    def state_bytes(self) -> int:
-        """Of the optimizer's state."""
-        return sum(int(leaf.nbytes) for leaf in jax.tree.leaves(self._state))
-
-
-def gradients(shapes: trees.Shapes, dtype: Any) -> list[jax.Array]:
-    """Random ones."""
+def random_gradients(shapes: trees.Shapes, dtype: Any = jnp.float32) -> list[jax.Array]:
+    """Arrays of these shapes."""
     random = np.random.default_rng(0)
     return [
         jnp.asarray(1e-2 * random.standard_normal(shape, np.float32), dtype)
@@ -78,122 +41,143 @@ def gradients(shapes: trees.Shapes, dtype: Any) -> list[jax.Array]:
     ]
 
 
-def copy(parameters: int) -> Way:
-    """Reads and writes a float32 array of so many elements, in place."""
-    negate = jax.jit(jnp.negative, donate_argnums=0)
-    array = jnp.ones(parameters)
-
-    def run() -> None:
-        nonlocal array
-        array = negate(array)
-
-    return repeated(run, lambda: jax.block_until_ready(array))
+def start(optimizer: optax.GradientTransformation, gradients: Any) -> tuple[Any, Any]:
+    """Parameters like the gradients, and their state."""
+    params = jax.tree.map(jnp.ones_like, gradients)
+    return params, jax.jit(optimizer.init)(params)
 
 
-def bytes_that_must_move(update: Update, gradients: Any) -> int:
-    """Gradients are read; parameters and moments are read and written."""
-    of_gradients = sum(int(leaf.nbytes) for leaf in jax.tree.leaves(gradients))
-    return of_gradients + 2 * (of_gradients + update.state_bytes())
+def bytes_that_must_move(carry: Any, gradients: Any) -> int:
+    """Bytes of gradients, read once, and of parameters and state, written as well."""
+    leaves = [*jax.tree.leaves(gradients), *2 * jax.tree.leaves(carry)]
+    return sum(int(leaf.nbytes) for leaf in leaves)
 
 
-def _what_xla_made(update: Update, shapes: trees.Shapes) -> dict[str, str]:
-    """Loops per leaf, bytes they read and write, and temporary memory."""
-    parameters = trees.size(shapes)
-    entry = update.compiled.as_text().split("\nENTRY ")[1]
-    loops = len(re.findall(r"= \w+\[\d[\d,]*\]\S* fusion\(", entry))
-    moved = update.compiled.cost_analysis()["bytes accessed"]
-    temporary = update.compiled.memory_analysis().temp_size_in_bytes
-    return {
-        "loops a leaf": f"{loops / len(shapes):.2f}",
-        "bytes a parameter": f"{moved / parameters:.1f}",
-        "temporary bytes": f"{temporary:,}",
-    }
+def compare(
+    shapes: trees.Shapes, dtype: Any, rounds: int, peers: Mapping[str, Way]
+) -> pd.DataFrame:
+    """Step times of one tree of parameters."""
+    gradients, parameters = random_gradients(shapes, dtype), trees.size(shapes)
+    carries = {name: start(make, gradients) for name, make in OPTIMIZERS.items()}
+    moved = bytes_that_must_move(carries[OURS], gradients)
+    ways, columns = {}, {}
+    for name, carry in carries.items():
+        step = trees.jitted_step(OPTIMIZERS[name]).lower(carry, gradients).compile()
+        ways[name] = iterated(step, carry, gradients)
+        loops = [k for k in hlo.kernels(step.as_text()) if not k.is_scalar]
+        columns[name] = {
+            "loops a leaf": len(loops) / len(shapes),
+            "bytes a parameter": sum(k.read + k.written for k in loops) / parameters,
+        }
+    copy = jax.jit(jnp.negative, donate_argnums=0)
+    floor = {FLOOR: iterated(copy, jnp.ones(parameters))}
+    times = interleave({**ways, **peers, **floor}, rounds)
+    times[FLOOR] *= moved / (8 * parameters)
+    found = summary(times, REFERENCE).join(pd.DataFrame.from_dict(columns, "index"))
+    return found.assign(**{"GB/s": moved / found["seconds"] / 1e9})
 
 
 def steps(
     cases: Mapping[str, tuple[trees.Shapes, Any]], rounds: int, compile_torch: int
-) -> Table:
-    """Step times.
-
-    Args:
-      cases: shapes and dtype by name.
-      rounds: of measurements.
-      compile_torch: the number of leaves up to which PyTorch's compiler is tried.
-    """
-    found: list[Row] = []
-    columns: dict[str, dict[tuple[str, str], str]] = {}
-    for case, (shapes, dtype) in cases.items():
-        leaves = gradients(shapes, dtype)
-        updates = {name: Update(make, leaves) for name, make in OPTIMIZERS.items()}
-        ways = {name: repeated(u.run, u.wait) for name, u in updates.items()}
-        ways |= torch_updates.ways(shapes, dtype, compile_torch)
-        parameters = trees.size(shapes)
-        times = interleave({**ways, _FLOOR: copy(parameters)}, rounds)
-        moved = bytes_that_must_move(updates[_RADAMS[0]], leaves)
-        times[_FLOOR] = [t * moved / (8 * parameters) for t in times[_FLOOR]]
-        found += rows(case, times, _REFERENCE)
-        for name, update in updates.items():
-            for column, cell in _what_xla_made(update, shapes).items():
-                columns.setdefault(column, {})[case, name] = cell
-        bandwidth = moved / np.median(times[_FLOOR]) / 1e9
-        columns.setdefault("GB/s", {}).update(
-            {(case, _FLOOR): f"{bandwidth:.0f}"}
-            | {
-                (case, name): f"{moved / np.median(times[name]) / 1e9:.0f}"
-                for name in OPTIMIZERS
-            }
-        )
+) -> str:
+    """Step times of trees; up to `compile_torch` leaves PyTorch compiles its own."""
+    found = {
+        case: compare(shapes, dtype, rounds, torch_ways(shapes, dtype, compile_torch))
+        for case, (shapes, dtype) in cases.items()
+    }
     note = (
         "One update of all parameters. The floor is the bytes that optax_radam's must "
         "read and write, at the bandwidth of an in-place negation in the same rounds; "
         "GB/s are those bytes over the time. Ratios are to optax.radam."
     )
-    return Table("Update step", note, found, columns)
+    return section("Update step", note, found)
 
 
-def first_steps(cases: Mapping[str, trees.Shapes], rounds: int) -> Table:
+def first_steps(cases: Mapping[str, trees.Shapes], rounds: int) -> str:
     """Tracing with lowering, and compiling, in a process that has done neither."""
-    found: list[Row] = []
+    found = {}
     for case, shapes in cases.items():
         leaves = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-        traced: dict[str, list[float]] = {name: [] for name in _RADAMS}
-        compiled: dict[str, list[float]] = {name: [] for name in _RADAMS}
-        for _ in range(rounds):
-            for name in _RADAMS:
-                optimizer = OPTIMIZERS[name]()
-                state = jax.eval_shape(optimizer.init, leaves)
-                jax.clear_caches()
-                step = _step(optimizer)
-                start = time.perf_counter()
-                lowered = step.lower(leaves, state, leaves)
-                traced[name].append(time.perf_counter() - start)
-                compiled[name].append(seconds(lowered.compile))
-        found += rows(f"{case}: tracing", traced, _REFERENCE)
-        found += rows(f"{case}: compiling", compiled, _REFERENCE)
+        ways = {}
+        for name in _BOTH:
+            ways["tracing", name], ways["compiling", name] = _first_step(name, leaves)
+        times = interleave(ways, rounds)
+        for what in ("tracing", "compiling"):
+            found[f"{case}: {what}"] = summary(times[what], REFERENCE)
     note = (
         "Before the first step: tracing and lowering it, then compiling it, with all "
         "caches cleared. Ratios are to optax.radam."
     )
-    return Table("Time to the first step", note, found)
+    return section("Time to the first step", note, found)
 
 
-def eager(cases: Mapping[str, trees.Shapes], rounds: int) -> Table:
+def _first_step(name: str, leaves: Any) -> tuple[Way, Way]:
+    """Ways to trace a step, and to compile what was traced last."""
+    optimizer = OPTIMIZERS[name]
+    lowered: Any = None
+    carry = leaves, jax.eval_shape(optimizer.init, leaves)
+
+    def trace() -> None:
+        nonlocal lowered
+        lowered = trees.jitted_step(optimizer).lower(carry, leaves)
+
+    def tracing() -> float:
+        jax.clear_caches()
+        return seconds(trace)
+
+    return tracing, lambda: seconds(lowered.compile)
+
+
+def eager(cases: Mapping[str, trees.Shapes], rounds: int) -> str:
     """Updates outside of `jit`."""
-    found: list[Row] = []
+
+    def way(optimizer: optax.GradientTransformation, gradients: Any) -> Way:
+        def update(last: Any) -> Any:
+            return optimizer.update(gradients, last[1])
+
+        return iterated(update, (None, optimizer.init(gradients)))
+
+    found = {}
     for case, shapes in cases.items():
-        leaves = gradients(shapes, jnp.float32)
-        ways = {name: _eager_way(OPTIMIZERS[name](), leaves) for name in _RADAMS}
-        found += rows(case, interleave(ways, rounds), _REFERENCE)
-    return Table("Update outside of jit", "Ratios are to optax.radam.", found)
+        gradients = random_gradients(shapes)
+        ways = {name: way(OPTIMIZERS[name], gradients) for name in _BOTH}
+        found[case] = summary(interleave(ways, rounds), REFERENCE)
+    return section("Update outside of jit", "Ratios are to optax.radam.", found)
 
 
-def _eager_way(
-    optimizer: optax.GradientTransformation, gradients: Sequence[jax.Array]
-) -> Way:
-    state, updates = optimizer.init(gradients), None
+def torch_ways(shapes: trees.Shapes, dtype: Any, compile_leaves: int) -> dict[str, Way]:
+    """PyTorch's optimizers; none where it is not installed, or lacks JAX's device."""
+    cuda = jax.default_backend() == "gpu"
+    if importlib.util.find_spec("torch") is None:
+        return {}
+    torch: Any = importlib.import_module("torch")
+    if cuda and not torch.cuda.is_available():
+        return {}
+    options = {
+        "device": "cuda" if cuda else "cpu",
+        "dtype": getattr(torch, np.dtype(dtype).name),
+    }
+    gradients = [torch.full(shape, 1e-2, **options) for shape in shapes]
 
-    def run() -> None:
-        nonlocal state, updates
-        updates, state = optimizer.update(gradients, state)
+    def step_of(optimizer: Any, **options: bool) -> Any:
+        params = [torch.ones_like(g, requires_grad=True) for g in gradients]
+        for param, gradient in zip(params, gradients, strict=True):
+            param.grad = gradient  # one for all ways: steps only read it
+        return optimizer(params, 1e-3, **options).step
 
-    return repeated(run, lambda: jax.block_until_ready(updates))
+    radam, adam = torch.optim.RAdam, torch.optim.Adam
+    found = {
+        "torch RAdam, for-loop": step_of(radam, foreach=False),
+        "torch RAdam, foreach": step_of(radam, foreach=True),
+        "torch Adam, fused": step_of(adam, fused=True),
+    }
+    if cuda:  # refused on a CPU
+        found["torch RAdam, capturable"] = step_of(radam, foreach=True, capturable=True)
+    if len(shapes) <= compile_leaves:
+        torch.compiler.reset()
+        compiled = torch.compile(step_of(radam, foreach=True, capturable=cuda))
+        for _ in range(10):  # past the first five, which are not rectified
+            compiled()
+        found["torch RAdam, compiled"] = compiled
+    wait = torch.cuda.synchronize if cuda else lambda: None
+    return {name: repeated(step, wait) for name, step in found.items()}

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import optax_radam
-from benchmarks import kernels
+from benchmarks import hlo
 
 LARGE = 10_000  # elements, of leaves whose traffic counts
 
@@ -44,7 +44,7 @@ def test_one_loop_for_each_moment_and_one_for_the_parameters(name, dtype):
     compiled = _compile(OPTIMIZERS[name], params)
 
     assert compiled.memory_analysis().temp_size_in_bytes < LARGE
-    loops = [k for k in kernels.of(compiled.as_text()) if not k.is_scalar]
+    loops = [k for k in hlo.kernels(compiled.as_text()) if not k.is_scalar]
     per_leaf = 4 if name == "amsgrad" else 3
     assert len(loops) == per_leaf * len(leaves)
 

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_radam
-from benchmarks import accelerators, collectives, kernels, trees
+from benchmarks import accelerators, collectives, hlo, trees
 
 LEAF = [(4096, 6144)]  # each dimension can be split over 512 devices
 RATE = 1e-3
@@ -104,7 +104,7 @@ def test_init_puts_moments_where_their_parameters_are(variant, mesh):
 def test_init_reads_each_parameter_once(mesh):
     params = accelerators.spread(LEAF, mesh)
     compiled = jax.jit(optax_radam.radam(RATE).init).lower(params).compile()
-    found = [k for k in kernels.of(compiled.as_text()) if not k.is_scalar]
+    found = [k for k in hlo.kernels(compiled.as_text()) if not k.is_scalar]
     size = math.prod(LEAF[0]) * 4 // mesh.size
     # The first kernel makes `mu`, and `nu` is a copy of it.
     assert [(k.operation, k.read, k.written) for k in found] == [
