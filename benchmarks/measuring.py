@@ -102,6 +102,6 @@ def section(title: str, note: str, found: Mapping[str, pd.DataFrame]) -> str:
 def duration(seconds: float) -> str:
     """Seconds, in the unit that gives them three figures."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
+        if seconds >= 0.9995 * size:  # which is rounded to 1
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-9:.3g} ns"

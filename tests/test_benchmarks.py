@@ -22,6 +22,14 @@ def test_medians_quartiles_and_ratios_of_the_same_round():
     assert [*ours] == [3.0, 2.0, 11.5, 1.0, 0.75, 1.5]  # ratios are 0.5, 2 and 1
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(2.34, "2.34 s"), (0.9996e-3, "1 ms"), (21.44e-6, "21.4 us"), (5e-9, "5 ns")],
+)
+def test_durations_have_three_figures(seconds, told):
+    assert measuring.duration(seconds) == told
+
+
 def test_ways_are_interleaved():
     order = []
 
