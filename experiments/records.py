@@ -13,7 +13,7 @@ import pathlib
 import platform
 import shutil
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import filelock
@@ -201,11 +201,14 @@ def describe(flags: Flags, command: str, task: Task, work: Work) -> Config[Any]:
     )
 
 
-def create(out: pathlib.Path, config: Config[Any], *reports: str) -> None:
-    """Begins with no rows, and without the files of an earlier experiment."""
-    for name in reports:
+def create(
+    out: pathlib.Path, config: Config[Any], folder: str = "", files: Iterable[str] = ()
+) -> None:
+    """Begins with no rows, without checkpoints and what an earlier report has left."""
+    for name in files:
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
+    for name in {CHECKPOINT_FOLDER, folder} - {""}:
+        shutil.rmtree(out / name, ignore_errors=True)
     write_whole(out / METRICS_FILE, b"")
     write_whole(out / CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
 

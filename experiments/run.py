@@ -14,9 +14,8 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError, Flags, Run, Terminated, check
 from experiments.group import Work, make_programs, put, seeds_of, train_group
 from experiments.optimizers import make_optimizer
-from experiments.report import announce, files, write_report
+from experiments.report import EVENT_FOLDER, FILES, announce, write_report
 from experiments.report.records import read_experiment
-from experiments.report.tables import summary_table
 
 
 def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) -> None:
@@ -51,7 +50,7 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
                 if resume:
                     records.check_same(flags.out, config)
                 else:
-                    records.create(flags.out, config, *files.REPORT_FILES)
+                    records.create(flags.out, config, EVENT_FOLDER, FILES)
         groups = flags.grid.groups(work.group_size)
         with processes.together() as facts:
             behind, rows = records.find_rows(flags, groups)
@@ -60,7 +59,7 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
         if first:
             experiment = read_experiment(flags.out, type(flags))
             write_report(experiment, flags.out)
-            announce(flags.out, summary_table(experiment))
+            announce(experiment, flags.out)
 
 
 def check_optimizers(flags: Flags) -> None:

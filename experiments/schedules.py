@@ -24,7 +24,7 @@ def learning_rates(
     It is `peak` where all factors of the schedule are 1.
     """
     steps = range(run_steps) if steps is None else steps
-    counts = jnp.arange(steps.start, steps.stop, dtype=jnp.int32)
+    counts = jnp.arange(steps.start, steps.stop, steps.step, dtype=jnp.int32)
     rates = jnp.full(counts.shape, peak, jnp.float32)
     for kind, number in parse_schedule(schedule):
         rates = rates * _factor(kind, number, peak, training, run_steps)(counts)

@@ -47,17 +47,20 @@ def test_a_small_experiment(finished):
     assert len(found) == 2 * 2
     assert [row["step"] for row in found[:2]] == [3, 6]
     assert {path.name for path in finished.iterdir()} - {".lock"} == {
-        "accuracy_by_learning_rate.png",
         "checkpoints",
+        "comparisons.csv",
         "config.json",
+        "endings.csv",
+        "final_accuracies.png",
         "learning_curves.png",
         "metrics.csv",
         "metrics.jsonl",
         "report.html",
         "report.md",
-        "stability.png",
+        "runs.csv",
         "summary.csv",
         "tensorboard",
+        "throughput.csv",
     }
 
 
@@ -73,7 +76,7 @@ def test_a_report_can_be_drawn_again(monkeypatch, finished, capsys):
     (finished / "report.md").unlink()
     assert _main(monkeypatch, "report", finished) == 0
     assert (finished / "report.md").read_bytes() == before
-    assert capsys.readouterr().out == f"Report: {finished / 'report.md'}\n"
+    assert capsys.readouterr().out.endswith(f"Report: {finished / 'report.html'}\n")
 
 
 def test_whoever_stops_reading_gets_the_report_nevertheless(monkeypatch, finished):
@@ -93,7 +96,7 @@ def test_any_name_of_a_folder_can_be_printed(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     with small_experiment.quick():
         assert run(QUICK, "x[/b]y") == 0
-    assert "Report: x[/b]y/report.md" in capsys.readouterr().out
+    assert "Report: x[/b]y/report.html" in capsys.readouterr().out
     assert rows(tmp_path / "x[" / "b]y")
 
 

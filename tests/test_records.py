@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 from made_up import made_up_examples
-from made_up_records import held_out, row, write
+from made_up_records import row, write
 from small_experiment import file_limit
 
 from experiments import records
@@ -24,22 +24,14 @@ TWO_RATES = Flags(
 
 
 def test_round_trip(tmp_path):
-    rows = [row(), row(2), row(rate=0.2, loss=math.inf)]
+    rows = [row(), row(2, validation_loss=1.0), row(rate=0.2, loss=math.inf)]
     read = write(tmp_path / "out", TWO_RATES, rows)
-    assert read.rows[:2] == rows[:2]
-    assert math.isnan(read.rows[2].metrics.test_loss)
-    assert (read.grid, read.training) == (TWO_RATES.grid, TWO_RATES.training)
-    assert read.final_rows() == [read.rows[1], read.rows[2]]
-
-
-def test_what_was_not_evaluated_is_not_taken_for_diverged(tmp_path):
-    flags = Flags(
-        grid=Grid(learning_rates=(0.1,)),
-        training=ImageTraining(epochs=2, validation=5),
-    )
-    rows = held_out([row(), row(2)], epochs=2)
-    assert rows[0].metrics.test_loss is None
-    assert write(tmp_path, flags, rows).rows == rows
+    assert [found.run for found in read.rows] == [run.name for run, _ in rows]
+    assert [found.epoch for found in read.rows] == [1, 2, 1]
+    assert [found.test_loss for found in read.rows] == [1.5, 1.5, None]
+    assert [found.validation_loss for found in read.rows] == [None, 1.0, None]
+    assert read.training == TWO_RATES.training
+    assert read.runs == TWO_RATES.grid.runs()
 
 
 def test_rows_of_another_experiment_are_refused(tmp_path):
@@ -115,7 +107,7 @@ def flags(tmp_path):
 
 
 def _append(flags, row):
-    records.append(flags, [row.run], [row.metrics._asdict()])
+    records.append(flags, *([of] for of in row))
 
 
 def _begin(flags):
@@ -199,7 +191,7 @@ def test_overwriting_replaces_results_and_nothing_else(tmp_path):
 
 def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
     write(tmp_path, TWO_RATES, [row(1), row(2)])
-    records.create(tmp_path, json.loads((tmp_path / "config.json").read_text()))
+    records.create(tmp_path, records.read_config(tmp_path, ImageTraining))
     _check(tmp_path, overwrite=True)
 
 
@@ -215,5 +207,5 @@ def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
 def test_committed_results_can_be_read(name, flags_class, runs):
     folder = ROOT / "experiments" / "results" / name
     experiment = read_experiment(folder, flags_class)
-    assert [row.run for row in experiment.final_rows()] == experiment.grid.runs()
-    assert len(experiment.final_rows()) == runs
+    assert {row.run for row in experiment.rows} == {run.name for run in experiment.runs}
+    assert len(experiment.runs) == runs
