@@ -32,7 +32,9 @@ def _compile(optimizer, params):
 
     state = jax.eval_shape(optimizer.init, params)
     step = jax.jit(step, donate_argnums=(0, 1))
-    return step.lower(params, state, params).compile()
+    # With XLA's newest code for loops, which conftest.py does without.
+    options = {"xla_backend_extra_options": ""}
+    return step.lower(params, state, params).compile(options)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts CPU's loops")
