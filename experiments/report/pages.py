@@ -101,8 +101,9 @@ def cells(frame: pd.DataFrame, *columns: str) -> dict[str, list[str]]:
             if f"{name}_{second}" in frame:
                 parts, join = [f"{name}_{first}", f"{name}_{second}"], between
         pairs = zip(*map(formatted, parts), strict=True)
-        values = [join.join(x for x in pair if x != "-") or "-" for pair in pairs]
-        if {*values} != {"-"}:  # what was never evaluated has no column
+        nothing = "" if name in _TEXTS else "-"
+        values = [join.join(x for x in pair if x != "-") or nothing for pair in pairs]
+        if {*values} != {nothing}:  # what was never evaluated has no column
             shown[name.replace("_", " ")] = values
     return shown
 
