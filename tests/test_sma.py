@@ -104,11 +104,10 @@ def test_first_step_at_which_rho_reaches_5(b2):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999, 0.999999])
-@pytest.mark.parametrize("make", [float, jnp.float32])
-def test_bias_correction(decay, make):
+def test_bias_correction(decay):
     for step in (1, 2, 10, 10**5, 10**7):
-        expected = -np.expm1(step * np.log(max(float(make(decay)), 1e-300)))
-        actual = _sma.bias_correction(jnp.int32(step), make(decay))
+        expected = -np.expm1(step * np.log(max(decay, 1e-300)))
+        actual = _sma.bias_correction(jnp.int32(step), decay)
         np.testing.assert_allclose(actual, expected, rtol=3e-7)
 
 
@@ -177,11 +176,6 @@ def test_tractable_from_the_step_whose_rho_reaches_the_threshold(step, b2):
     assert not _sma.is_tractable(step, b2, rho * (1 + 1e-11))
     assert _sma.is_tractable(step, b2, rho * (1 - 1e-11))
     assert not _sma.is_tractable(step - 1, b2, rho * (1 - 1e-11))
-
-
-@pytest.mark.parametrize(("step", "slope"), [(1, -1.0), (2, 0.0), (10, 0.0)])
-def test_gradient_of_the_bias_correction_at_a_decay_of_0(step, slope):
-    assert jax.grad(_sma.bias_correction, 1)(step, 0.0) == slope
 
 
 @pytest.mark.parametrize(("step", "slope"), [(1, 0.0), (2, 2.0), (10, 2.0)])
