@@ -91,7 +91,7 @@ def check_kind(name: str, is_constant: bool, history: Any | None) -> None:
 def rate_at(name: str, decay: optax.ScalarOrSchedule, step: jax.Array) -> ArrayLike:
     """The rate of a step, counted from 1; `name` is for errors."""
     if not callable(decay):
-        return decay
+        return decay  # type: ignore[no-any-return] # mypy narrows Optax's type to Any
     rate: ArrayLike = decay(step - 1)
     _arguments.check_decay_rate(f"{name}(count)", rate)
     return rate
@@ -165,7 +165,10 @@ def advance(
     """
     newest = _newest(history.weight, b2)
     threshold = jnp.inf if threshold is None else threshold
-    return _advance(history, newest, jnp.asarray(threshold, newest.dtype))
+    advanced: tuple[LengthHistory, jax.Array] = _advance(
+        history, newest, jnp.asarray(threshold, newest.dtype)
+    )
+    return advanced
 
 
 def advance_both(
@@ -190,11 +193,12 @@ def replay(
         return None
 
     def step(index: jax.Array, history: DecayHistory) -> DecayHistory:
-        rates = (rate_at(*rate, index + 1) for rate in (("b1", b1), ("b2", b2)))
-        return advance_both(history, *rates, threshold)
+        b1_now, b2_now = rate_at("b1", b1, index + 1), rate_at("b2", b2, index + 1)
+        return advance_both(history, b1_now, b2_now, threshold)
 
     def run(count: jax.Array) -> DecayHistory:
-        return jax.lax.fori_loop(0, count, step, start)
+        history: DecayHistory = jax.lax.fori_loop(0, count, step, start)
+        return history
 
     for _ in range(jnp.ndim(count)):
         run = jax.vmap(run)

@@ -150,7 +150,7 @@ def _is_zero(x: ArrayLike) -> bool:
 
 
 def _bias_correction(
-    step: jax.Array, decay: ArrayLike, weight: _history.Sum | None
+    step: jax.Array, decay: Any, weight: _history.Sum | None
 ) -> jax.Array:
     """The sum of an average's weights: in closed form if the rate is a number."""
     return _sma.bias_correction(step, decay) if weight is None else weight.high
@@ -385,6 +385,7 @@ def scale_by_moments(
             treedef.unflatten([result[index] for result in results])
             for index in range(1 + len(moments))
         )
-        return new_updates, ScaleByMomentsState(step, *moments, decay_history=history)
+        new_state = ScaleByMomentsState(step, *moments)
+        return new_updates, new_state._replace(decay_history=history)
 
     return optax.GradientTransformation(init_fn, update_fn)
