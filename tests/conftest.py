@@ -1,7 +1,9 @@
+import atexit
 import importlib
 import os
-import pathlib
+import shutil
 import signal
+import tempfile
 
 # What tests compile runs for moments: LLVM optimizes little, and in one piece, and gets
 # what XLA's older code makes of loops (in jax 0.10; earlier has no newer, later ignores
@@ -13,8 +15,11 @@ os.environ["XLA_FLAGS"] = (
     " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 ).strip()
 # What one process has compiled, others and those that tests start do not compile again.
+# It is kept after the tests only where the environment already says so, and where.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_cache")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
 os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parent / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
