@@ -152,11 +152,17 @@ def _of_layout(layout: Layout) -> dict[str, object]:
 
 def _of_experiment(what: str, runs: int) -> dict[str, object]:
     """The same of the experiment's step, on all devices."""
-    programs = make_programs(cnn.work(DEVICES, BATCH), "radam", runs)
-    seeds = put(np.arange(runs, dtype=np.uint32), programs.mesh, P("runs"))
+    work = cnn.work(DEVICES, BATCH)
+    programs = make_programs(work, "radam", runs)
+    rates = np.zeros((runs, work.steps_per_epoch), np.float32)
+    of_runs = np.arange(runs, dtype=np.uint32), rates
+    seeds, rates = put(of_runs, programs.mesh, P("runs"))
     state = programs.init(None, seeds).train
+    batches = programs.batches(np.int32(0), seeds)
+    images = put(work.task.train, programs.mesh, P())
+    step = programs.step.lower(images, state, seeds, batches, rates).compile()
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
-    sent = collectives.of(programs.step.as_text() or "")
+    sent = collectives.of(step.as_text() or "")
     return {
         "the experiment's CNN": what,
         "parameters of a run": count,

@@ -4,12 +4,14 @@ import contextlib
 import logging
 import pathlib
 import sys
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import save_decision_policy
 
 from experiments.config import DataError
 
@@ -27,49 +29,46 @@ class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
         return False
 
 
-class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
-    """The newest state of one group.
+def newest(path: pathlib.Path) -> int:
+    """The epoch of the newest state in a group's folder; 0 if there is none."""
+    names = [p.name for p in path.iterdir()] if path.exists() else []
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
-    Args:
-      path: of the group's folder.
+
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
+    """The newest state of one group, in a folder of its own.
+
+    While one is younger than `seconds`, by process 0's clock, no other is written.
     """
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, seconds: float) -> None:
         self._path = path.absolute()
+        policy = save_decision_policy.ContinuousCheckpointingPolicy(
+            minimum_interval_secs=seconds
+        )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, cleanup_tmp_directories=True
+            max_to_keep=1,
+            cleanup_tmp_directories=True,
+            save_decision_policy=policy,
+            enable_should_save_is_saving_in_progress_check=False,
         )
         self._manager = _Manager(self._path, options=options)
 
-    @property
-    def epoch(self) -> int:
-        """After which the newest state was saved; 0 if there is none."""
-        return self._manager.latest_step() or 0
-
-    def save(self, epoch: int, state: Any) -> None:
-        """Begins to write a state, which may be donated as soon as this returns.
-
-        Raises:
-          OSError: if it cannot be written, or the one before could not.
-        """
-        args: Any = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            checksums=ocp.args.JsonSave(_checksums(state)),
-        )
+    def save(self, epoch: int, state: Any, *, last: bool) -> None:
+        """Begins to write a state, which may be donated as soon as this returns."""
         with self._errors():
-            if not self._manager.save(epoch, args=args):
-                raise OSError("a newer one is there")
+            if last or self._manager.should_save(epoch):
+                args: Any = ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    checksums=ocp.args.JsonSave(_checksums(state)),
+                )
+                self._manager.save(epoch, args=args, force=True)
 
-    def restore(self, like: Any) -> Any:
-        """The newest state.
+    def restore(self, epoch: int, like: Any) -> Any:
+        """The state after an epoch, of the structure, types and shardings of another.
 
-        Args:
-          like: a state of the same structure, shapes, types and shardings.
-
-        Raises:
-          DataError: if it cannot be read, or is not what was written.
+        A `DataError` says that it cannot be read, or is not what was written.
         """
-        where = self._path / str(self.epoch)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args: Any = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), checksums=ocp.args.JsonRestore()
@@ -77,12 +76,15 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         # If an array fails, TensorStore prints tracebacks about the others, even later.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
-            restored = self._manager.restore(self.epoch, args=args)
-            sound = _checksums(restored.state) == restored.checksums
+            restored = self._manager.restore(epoch, args=args)
+            if _checksums(restored.state) != restored.checksums:
+                raise ValueError("its arrays are not those that were saved")
         except Exception as error:  # of many types, none of them documented
-            raise _damaged(where, str(error)) from None
-        if not sound:
-            raise _damaged(where, "its arrays are not those that were saved")
+            raise DataError(
+                f"The checkpoint {self._path / str(epoch)} cannot be read: "
+                f"{str(error).partition(chr(10))[0][:300]}\nNothing was deleted. "
+                "Train again into another --out, or restore it."
+            ) from None
         sys.unraisablehook = hook
         return restored.state
 
@@ -100,29 +102,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             self._manager.close()  # waits for what is being written
 
 
-def _damaged(where: pathlib.Path, reason: str) -> DataError:
-    return DataError(
-        f"The checkpoint {where} cannot be read: {reason.partition(chr(10))[0][:300]}\n"
-        "Nothing was deleted. Train again into another --out, or restore it."
-    )
-
-
 def _checksums(state: Any) -> dict[str, int]:
     """A number for each array, which every flipped bit changes."""
-    leaves = jax.tree.leaves_with_path(state)
-    mesh = leaves[0][1].sharding.mesh
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    sums = jax.jit(_sums, out_shardings=everywhere)([leaf for _, leaf in leaves])
-    names = [jax.tree_util.keystr(path) for path, _ in leaves]
-    return {name: int(x) for name, x in zip(names, sums, strict=True)}
-
-
-def _sums(arrays: list[jax.Array]) -> list[jax.Array]:
-    """Each byte times an odd number, modulo 2**32: the same on any devices."""
-
-    def of_array(x: jax.Array) -> jax.Array:
-        octets = jax.lax.bitcast_convert_type(x, jnp.uint8).ravel()
-        weights = 2 * jnp.arange(octets.size, dtype=jnp.uint32) + 1
-        return jnp.sum(octets.astype(jnp.uint32) * weights, dtype=jnp.uint32)
-
-    return [*map(of_array, arrays)]
+    whole = multihost_utils.process_allgather(state, tiled=True)
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(array.tobytes())
+        for path, array in jax.tree.leaves_with_path(whole)
+    }

@@ -7,10 +7,11 @@ experiments whose `Training` is the same may be merged; their grids may differ.
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 OptimizerName = Literal[
@@ -44,7 +45,9 @@ class DataError(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM has come, to this process or another."""
+    """SIGTERM has come, to this process or another, and all stop."""
+
+    everywhere = True
 
 
 class Arm(NamedTuple):
@@ -73,30 +76,6 @@ class Run(NamedTuple):
         return f"{arm}-{self.learning_rate!r}-s{self.seed}"
 
 
-def parse_schedule(name: str) -> list[tuple[str, int | None]]:
-    """A schedule's factors as they stand in `SCHEDULE_FACTORS`, each with its N."""
-    factors = []
-    for factor in name.split("+"):
-        found = re.fullmatch(r"(.*?)(?:-([1-9]\d*))?", factor, re.DOTALL)
-        assert found is not None  # it matches anything
-        base, digits = found.groups()
-        number = int(digits) if digits and len(digits) < 11 else None
-        shape = base if digits is None else f"{base}-N"
-        valid = shape in SCHEDULE_FACTORS and not base.endswith("-N")
-        valid = valid and (digits is None or (number or 2**31) < 2**31)
-        allowed = "one of " + ", ".join(SCHEDULE_FACTORS) + " (N: updates), joined by +"
-        check("schedules", name, allowed, valid)
-        factors.append((shape, number))
-    return factors
-
-
-def _arm(optimizer: str, schedule: str) -> Arm:
-    known = get_args(OptimizerName)
-    check("optimizers", optimizer, "one of " + ", ".join(known), optimizer in known)
-    parse_schedule(schedule)
-    return Arm(optimizer, schedule)  # type: ignore[arg-type] # checked just now
-
-
 def flag_name(field: str) -> str:
     """The command line's spelling of a field."""
     return "--" + field.replace("_", "-")
@@ -108,11 +87,34 @@ def check(field: str, value: object, allowed: str, valid: bool) -> None:
         raise ConfigError(f"{flag_name(field)} must be {allowed}, got {value!r}.")
 
 
+def differences(
+    there: dict[str, Any], here: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Names and both values of what differs."""
+    for name in there | here:
+        values = there.get(name), here.get(name)
+        if repr(values[0]) != repr(values[1]):  # 1 is not True, and nan is nan
+            yield name, *values
+
+
 def _check_list(field: str, values: Sequence[Any]) -> None:
     check(field, values, "a list of one entry at least", len(values) > 0)
     value, times = collections.Counter(values).most_common(1)[0]
     if times > 1:
         raise ConfigError(f"{flag_name(field)} must not repeat {value!r}.")
+
+
+def parse_schedule(name: str) -> list[tuple[str, int | None]]:
+    """A schedule's factors as they stand in `SCHEDULE_FACTORS`, each with its N."""
+    factors: list[tuple[str, int | None]] = []
+    for factor in name.split("+"):
+        found = re.fullmatch(r"(.+)-([1-9]\d{0,9})", factor)
+        shape, number = (f"{found[1]}-N", int(found[2])) if found else (factor, None)
+        valid = shape in SCHEDULE_FACTORS and shape.endswith("-N") == bool(found)
+        allowed = "one of " + ", ".join(SCHEDULE_FACTORS) + " (N: updates), joined by +"
+        check("schedules", name, allowed, valid and (number or 0) < 2**31)
+        factors.append((shape, number))
+    return factors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +149,7 @@ class Grid:
                 f"--rates-of has {min(unused)!r}, which --optimizers has not. "
                 "--rates-of alone, without a value, drops those of a preset."
             )
-        for schedule in self.schedules:
-            parse_schedule(schedule)
-        named = all(":" in entry for entry in self.optimizers)
-        if named and self.schedules != ("constant",):
+        if self.schedules != ("constant",) and all(":" in x for x in self.optimizers):
             raise ConfigError(
                 f"--schedules has {self.schedules[0]!r}, but all --optimizers name "
                 "their own."
@@ -159,13 +158,13 @@ class Grid:
     @functools.cached_property
     def arms(self) -> tuple[Arm, ...]:
         """Every optimizer under every schedule, or under the one it names."""
-        arms: list[Arm] = []
+        arms, known = [], get_args(OptimizerName)
         for entry in self.optimizers:
-            optimizer, colon, schedule = entry.partition(":")
-            arms += [
-                _arm(optimizer, name)
-                for name in ((schedule,) if colon else self.schedules)
-            ]
+            name, colon, own = entry.partition(":")
+            check("optimizers", name, "one of " + ", ".join(known), name in known)
+            arms += [Arm(name, of) for of in ((own,) if colon else self.schedules)]  # type: ignore[arg-type] # checked just now
+        for arm in arms:
+            parse_schedule(arm.schedule)
         _check_list("optimizers", [arm.name for arm in arms])
         return tuple(arms)
 
@@ -178,10 +177,9 @@ class Grid:
                 rates = tuple(float(number) for number in numbers.split(","))
             except ValueError:
                 rates = ()
-            valid = bool(rates) and all(0 < rate < math.inf for rate in rates)
-            allowed = "NAME=RATE,RATE,..., each rate > 0 and once"
-            check("rates_of", entry, allowed, valid and len({*rates}) == len(rates))
-            check("rates_of", entry, "once for an optimizer", name not in own)
+            valid = all(0 < rate < math.inf for rate in rates) and name not in own
+            allowed = "NAME=RATE,RATE,..., each name once, and each rate > 0 and once"
+            check("rates_of", entry, allowed, valid and 0 < len({*rates}) == len(rates))
             own[name] = rates
         return own
 
@@ -199,21 +197,16 @@ class Grid:
         ]
 
     def groups(self, size: Callable[[int], int]) -> list[list[Run]]:
-        """The runs in the order of training, those of one optimizer in groups.
-
-        Args:
-          size: of the next group, given how many runs are left.
-        """
+        """The runs of each optimizer, in groups of `size` of how many are left."""
         of: dict[str, list[Run]] = {}
         for run in self.runs():
             of.setdefault(run.arm.optimizer, []).append(run)
         groups = []
         for runs in of.values():
-            start = 0
-            while start < len(runs):
-                end = start + size(len(runs) - start)
-                groups.append(runs[start:end])
-                start = end
+            left, following = len(runs), iter(runs)
+            while left:
+                groups.append([*itertools.islice(following, size(left))])
+                left -= len(groups[-1])
         return groups
 
 
@@ -247,16 +240,15 @@ class Training:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be run, naming the flag."""
+        of = functools.partial(getattr, self)
         for flag in ("weight_decay", "end_value", "validation"):
-            value = getattr(self, flag)
-            check(flag, value, ">= 0", 0 <= value < math.inf)
+            check(flag, of(flag), ">= 0", 0 <= of(flag) < math.inf)
         for flag in ("epochs", "batch_size", "population"):
-            check(flag, getattr(self, flag), ">= 1", getattr(self, flag) >= 1)
+            check(flag, of(flag), ">= 1", of(flag) >= 1)
         for flag in ("schedule_steps", "limit_train"):
-            value = getattr(self, flag)
-            check(flag, value, ">= 1", value is None or value >= 1)
+            check(flag, of(flag), ">= 1", of(flag) is None or of(flag) >= 1)
         for flag in ("b2", "warmup_proportion"):
-            check(flag, getattr(self, flag), "in [0, 1)", 0 <= getattr(self, flag) < 1)
+            check(flag, of(flag), "in [0, 1)", 0 <= of(flag) < 1)
         _check_list("step_decay_at", self.step_decay_at)
         for share in self.step_decay_at:
             check("step_decay_at", share, "in (0, 1)", 0 < share < 1)
@@ -292,32 +284,20 @@ class Session:
         check("checkpoint_seconds", seconds, ">= 0", 0 <= seconds < math.inf)
         if self.resume and self.overwrite:
             raise ConfigError("--resume and --overwrite exclude each other.")
-        flags = ("coordinator", "processes", "process_id")
-        missing = [flag for flag in flags if getattr(self, flag) is None]
-        if self.distributed and len(missing) < 3:
+        address, number, rank = self.coordinator, self.processes, self.process_id
+        given = [value is not None for value in (address, number, rank)]
+        if any(given) and (self.distributed or not all(given)):
             raise ConfigError(
-                "--distributed finds the processes by itself; it excludes "
-                "--coordinator, --processes and --process-id."
+                "--coordinator HOST:PORT, --processes N and --process-id I need each "
+                "other, and exclude --distributed, which finds the processes itself."
             )
-        if 0 < len(missing) < 3:
-            raise ConfigError(
-                f"{flag_name(missing[0])} is missing: several processes need "
-                "--coordinator HOST:PORT, --processes N and --process-id I."
-            )
-        if self.coordinator is None or self.processes is None:
+        if address is None or number is None or rank is None:
             return
-        host, _, port = self.coordinator.rpartition(":")
+        host, _, port = address.rpartition(":")
         valid = bool(host) and port.isdecimal() and 0 < int(port) < 2**16
-        check("coordinator", self.coordinator, "HOST:PORT", valid)
-        check("processes", self.processes, ">= 1", self.processes >= 1)
-        number, last = self.process_id, self.processes - 1
-        valid = number is not None and 0 <= number <= last
-        check("process_id", number, f"in [0, {last}]", valid)
-
-    @property
-    def in_many_processes(self) -> bool:
-        """True for one process of several."""
-        return self.distributed or self.coordinator is not None
+        check("coordinator", address, "HOST:PORT", valid)
+        check("processes", number, ">= 1", number >= 1)
+        check("process_id", rank, f"in [0, {number - 1}]", 0 <= rank < number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,6 +323,10 @@ class Flags:
     @property
     def name(self) -> str:
         """Name of the data or the task, in titles and the default directory."""
+        raise NotImplementedError
+
+    def load(self) -> Any:
+        """Reads or makes the data: `train.Task`."""
         raise NotImplementedError
 
     @property

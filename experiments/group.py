@@ -26,29 +26,8 @@ from experiments.schedules import learning_rates
 ONE_RUN_PLATFORMS = {"cpu"}
 
 
-class EpochMetrics(NamedTuple):
-    """A finished epoch of a run.
-
-    A loss that is not finite means that the run has diverged. None stands for what was
-    not evaluated: where examples are held out, tests wait for the last epoch.
-    """
-
-    epoch: int  # from 1
-    step: int  # updates made so far
-    train_loss: float  # mean over the epoch's labels as they were trained on
-    train_accuracy: float
-    validation_loss: float | None = None  # mean over held-out labels, after the epoch
-    validation_accuracy: float | None = None
-    test_loss: float | None = None  # mean over every test label, after the epoch
-    test_accuracy: float | None = None
-    best_epoch: int | None = None  # so far, by the validation accuracy
-    best_test_accuracy: float | None = None  # of its weights, after the last epoch
-    seconds: float = 0.0  # of the group's training in this epoch
-    examples_per_second: float = 0.0  # of all runs in the group
-
-
 class Best(NamedTuple):
-    """Best weights so far, by held-out examples; all have an axis of runs."""
+    """Best weights so far, by held-out examples."""
 
     weights: Any  # (params, statistics) to evaluate
     accuracy: jax.Array  # float32; -1 before the first epoch
@@ -56,7 +35,7 @@ class Best(NamedTuple):
 
 
 class GroupState(NamedTuple):
-    """Everything that a checkpoint holds; all have an axis of runs."""
+    """Everything that a checkpoint holds; all arrays have an axis of runs."""
 
     train: train.State
     best: Best | None  # None unless examples are held out
@@ -91,77 +70,74 @@ class Work(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """Compiled functions for groups of one optimizer and size.
+    """Jitted functions for groups of one optimizer and size.
 
-    All but the first arguments, and all results, have an axis of runs.
+    All but the first arguments, and all results but the metrics, have an axis of runs.
     """
 
     mesh: Mesh
-    init: Callable[..., GroupState]  # (None, seeds)
-    batches: Callable[..., jax.Array]  # (epoch, seeds)
-    step: jax.stages.Compiled  # (train examples, state, seeds, batches, rates)
-    weights: Callable[..., Any]  # (None, state): (params, statistics) to evaluate
-    evaluate: Callable[..., Any]  # (examples, weights): losses and accuracies
-    improve: Callable[..., Best]  # (epoch, best, weights, accuracies)
+    init: Any  # (None, seeds): `GroupState`
+    batches: Any  # (epoch, seeds)
+    step: Any  # (train examples, state, seeds, batches, rates)
+    # ((held-out, test examples), state): metrics and best weights after an epoch; by
+    # whether it is the last
+    measure: dict[bool, Any]
 
 
 def make_programs(work: Work, name: OptimizerName, runs: int) -> Programs:
-    """Compiles the step for groups of that many runs, and prepares the rest.
-
-    Args:
-      work: has task, training and devices, which may be those of another machine.
-      name: of the optimizer.
-      runs: in a group.
-    """
-    task, training, mesh = work.task, work.training, work.mesh(runs)
-    n, steps, batch_size = (
-        len(task.train.labels),
-        work.steps_per_epoch,
-        training.batch_size,
-    )
+    """The functions for groups of that many runs of an optimizer."""
+    task, mesh, labels = work.task, work.mesh(runs), work.task.train.labels
     of_runs, everywhere = (NamedSharding(mesh, spec) for spec in (P("runs"), P()))
 
+    def jit(function: Callable[..., Any], out: Any = of_runs, **options: Any) -> Any:
+        return jax.jit(over_runs(function, mesh), out_shardings=out, **options)
+
     def optimizer(rate: Any) -> Any:
-        return make_optimizer(name, rate, training)
+        return make_optimizer(name, rate, work.training)
+
+    def weights(state: train.State) -> Any:
+        params = evaluated_params(name, state.opt_state, state.params)
+        return params, state.statistics
 
     def init(_: None, seed: jax.Array) -> GroupState:
         state = train.init(task, optimizer, seed)
         if work.held_out is None:
             return GroupState(state, None)
-        nothing = Best(weights(None, state), jnp.float32(-1), jnp.int32(0))
-        return GroupState(state, nothing)
+        return GroupState(state, Best(weights(state), jnp.float32(-1), jnp.int32(0)))
 
-    def weights(_: None, state: train.State) -> Any:
-        params = evaluated_params(name, state.opt_state, state.params)
-        return params, state.statistics
+    def batches(epoch: jax.Array, seed: jax.Array) -> jax.Array:
+        return train.batches(seed, epoch, len(labels), work.training.batch_size)
 
-    def improve(epoch: Any, best: Best, weights: Any, accuracy: Any) -> Any:
-        better = functools.partial(jnp.where, accuracy > best.accuracy)
-        return jax.tree.map(better, Best(weights, accuracy, epoch), best)
+    def measure(last: bool, examples: Any, state: GroupState) -> Any:
+        (held_out, test), (trained, best), now = examples, state, weights(state.train)
+        found = {
+            "train_loss": trained.loss_sum / len(labels),
+            "train_accuracy": trained.correct / labels.size,
+        }
+        if best is not None:
+            loss, accuracy = train.evaluate(task, held_out, *now)
+            epoch = trained.step // work.steps_per_epoch
+            better = functools.partial(jnp.where, accuracy > best.accuracy)
+            best = jax.tree.map(better, Best(now, accuracy, epoch), best)
+            found |= {"validation_loss": loss, "validation_accuracy": accuracy}
+            found["best_epoch"] = best.epoch
+        if best is None or last:
+            loss, accuracy = train.evaluate(task, test, *now)
+            found |= {"test_loss": loss, "test_accuracy": accuracy}
+        if best is not None and last:
+            _, found["best_test_accuracy"] = train.evaluate(task, test, *best.weights)
+        return found, best
 
-    def jit(function: Callable[..., Any], **options: Any) -> Any:
-        return jax.jit(over_runs(function, mesh), out_shardings=of_runs, **options)
-
-    def struct(shape: tuple[int, ...], dtype: Any, sharding: Any = of_runs) -> Any:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    initial, seeds = jit(init), struct((runs,), np.uint32)
-    state = jax.eval_shape(initial, None, seeds).train
-    step = jit(functools.partial(train.train_step, task, optimizer), donate_argnums=1)
+    step = functools.partial(train.train_step, task, optimizer)
     return Programs(
         mesh=mesh,
-        init=initial,
-        batches=jit(lambda epoch, seed: train.batches(seed, epoch, n, batch_size)),
-        step=step.lower(
-            jax.tree.map(lambda x: struct(x.shape, x.dtype, everywhere), task.train),
-            jax.tree.map(lambda x: struct(x.shape, x.dtype), state),
-            seeds,
-            struct((runs, steps, batch_size), np.int32),
-            struct((runs, steps), np.float32),
-        ).compile(),
-        weights=jit(weights),
-        evaluate=jit(lambda of, w: train.evaluate(task, of, *w)),
-        improve=jit(improve),
+        init=jit(init),
+        batches=jit(batches),
+        step=jit(step, donate_argnums=1),
+        measure={
+            last: jit(functools.partial(measure, last), (everywhere, of_runs))
+            for last in (False, True)
+        },
     )
 
 
@@ -199,19 +175,11 @@ def put(tree: Any, mesh: Mesh, spec: P) -> Any:
     )
 
 
-def fetch(tree: Any, mesh: Mesh) -> Any:
-    """Arrays of the devices on the host, whole in every process."""
-    everywhere = NamedSharding(mesh, P())
-    return jax.device_get(jax.jit(_same, out_shardings=everywhere)(tree))
-
-
-def _same(tree: Any) -> Any:
-    return tree
-
-
-def initial_state(programs: Programs, runs: Sequence[Run]) -> GroupState:
-    """The state of a group before the first update."""
-    return programs.init(None, _seeds(programs, runs))
+def seeds_of(programs: Programs, runs: Sequence[Run]) -> jax.Array:
+    """The runs' seeds, each on the devices that train it."""
+    seeds = np.array([run.seed for run in runs], np.uint32)
+    placed: jax.Array = put(seeds, programs.mesh, P("runs"))
+    return placed
 
 
 def train_group(
@@ -220,86 +188,50 @@ def train_group(
     data: Any,
     runs: Sequence[Run],
     state: GroupState,
-    after_step: Callable[[train.State, int], None] = lambda *_: None,
-) -> Iterator[tuple[GroupState, list[EpochMetrics]]]:
-    """Trains a group, from the beginning of an epoch.
+    done: int = 0,
+    after_step: Callable[[train.State], None] = lambda _: None,
+) -> Iterator[tuple[GroupState, list[dict[str, float]]]]:
+    """Trains a group, and yields its state and each run's metrics after each epoch.
 
-    Args:
-      work: what it shares with other groups.
-      programs: compiled for it.
-      data: training, held-out and test examples, everywhere on the mesh.
-      runs: of one optimizer.
-      state: is donated.
-      after_step: receives the state, to be read at once, and the number of steps that
-        each run has made in this epoch.
-
-    Yields:
-      After each epoch, the state, to be read before the next, and each run's metrics.
+    Data are training, held-out and test examples, everywhere on the mesh. States are
+    donated as training goes on, also what `after_step` receives. `done` epochs are
+    behind the first.
     """
-    (trained, best), (used, held_out, test) = state, data
+    (trained, best), (used, *others) = state, data
     training, steps, n = work.training, work.steps_per_epoch, len(used.labels)
-    seeds = _seeds(programs, runs)
-    done = int(fetch(trained.step, programs.mesh)[0]) // steps
+    seeds = seeds_of(programs, runs)
     for epoch in range(done + 1, training.epochs + 1):
-        common = (
-            seeds,
-            programs.batches(np.int32(epoch - 1), seeds),
-            put(_rates(work, runs, epoch), programs.mesh, P("runs")),
-        )
-        jax.block_until_ready(common)
-        start = time.perf_counter()
-        for position in range(1, steps + 1):
-            trained = programs.step(used, trained, *common)
-            if work.devices[0].platform == "cpu":  # Ctrl-C must not wait for many
-                jax.block_until_ready(trained.step)
-            after_step(trained, position)
-        jax.block_until_ready(trained)
-        seconds = time.perf_counter() - start
-
-        weights, last = programs.weights(None, trained), epoch == training.epochs
-        found = {
-            "train_loss": trained.loss_sum / n,
-            "train_accuracy": trained.correct / used.labels.size,
-        }
-        if best is not None:
-            loss, accuracy = programs.evaluate(held_out, weights)
-            found |= {"validation_loss": loss, "validation_accuracy": accuracy}
-            best = programs.improve(np.int32(epoch), best, weights, accuracy)
-            found["best_epoch"] = best.epoch
-        if best is None or last:
-            loss, accuracy = programs.evaluate(test, weights)
-            found |= {"test_loss": loss, "test_accuracy": accuracy}
-        if best is not None and last:
-            found["best_test_accuracy"] = programs.evaluate(test, best.weights)[1]
-        found = fetch(found, programs.mesh)
-        metrics = [
-            EpochMetrics(
-                epoch=epoch,
-                step=epoch * steps,
-                seconds=seconds,
-                examples_per_second=len(runs) * n / seconds,
-                **{name: values[i].item() for name, values in found.items()},
-            )
-            for i in range(len(runs))
-        ]
-        yield GroupState(trained, best), metrics
-
-
-def _rates(work: Work, runs: Sequence[Run], epoch: int) -> np.ndarray[Any, Any]:
-    """The learning rate of each run at each step of an epoch, counted from 1."""
-    steps = work.steps_per_epoch
-    whole, of_epoch = steps * work.training.epochs, range(steps * epoch)[-steps:]
-    return np.stack(
-        [
+        rates = [
             learning_rates(
-                run.arm.schedule, run.learning_rate, work.training, whole, of_epoch
+                run.arm.schedule,
+                run.learning_rate,
+                training,
+                steps * training.epochs,
+                range(steps * (epoch - 1), steps * epoch),
             )
             for run in runs
         ]
-    )
-
-
-def _seeds(programs: Programs, runs: Sequence[Run]) -> jax.Array:
-    seeds = np.array([run.seed for run in runs], np.uint32)
-    placed: jax.Array = put(seeds, programs.mesh, P("runs"))
-    return placed
+        batches = programs.batches(np.int32(epoch - 1), seeds)
+        common = seeds, batches, put(np.stack(rates), programs.mesh, P("runs"))
+        # Compiled once, but not in the time that is measured.
+        step = programs.step.lower(used, trained, *common).compile()
+        jax.block_until_ready(common)
+        start = time.perf_counter()
+        for _ in range(steps):
+            trained = step(used, trained, *common)
+            if work.devices[0].platform == "cpu":  # Ctrl-C must not wait for many
+                jax.block_until_ready(trained.step)
+            after_step(trained)
+        jax.block_until_ready(trained)
+        seconds = time.perf_counter() - start
+        measure = programs.measure[epoch == training.epochs]
+        found, best = measure(tuple(others), GroupState(trained, best))
+        found = jax.device_get(found)
+        times = {"seconds": seconds, "examples_per_second": len(runs) * n / seconds}
+        metrics = [
+            {"epoch": epoch, "step": epoch * steps}
+            | {name: values[i].item() for name, values in found.items()}
+            | times
+            for i in range(len(runs))
+        ]
+        yield GroupState(trained, best), metrics

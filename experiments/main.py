@@ -6,90 +6,80 @@ import shlex
 import signal
 import sys
 import types
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import tyro
 
-from experiments.config import ConfigError, DataError, Flags, Terminated
+from experiments.config import ConfigError, DataError, Flags, Terminated, flag_name
 
-if TYPE_CHECKING:  # --help and wrong flags need not wait for JAX
-    from experiments.train import Task
+_STATUS = {ConfigError: 2, KeyboardInterrupt: 130, Terminated: 143}
 
 
 def main(
     flags_class: type[Flags],
-    load_task: Callable[[Any], "Task"],
     presets: Mapping[Any, Flags] = types.MappingProxyType({}),
 ) -> int:
-    """Runs what the command line says; `report RUN...` only redraws reports.
+    """Runs what the command line says, and returns the exit status.
 
-    Args:
-      flags_class: of the experiment.
-      load_task: reads or makes the data that the flags name.
-      presets: flags to begin with, by the value of --preset.
-
-    Returns:
-      The exit status; see `run`.
+    `presets` are flags to begin with, by the value of --preset.
     """
-    if sys.argv[1:2] == ["report"]:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["report"]:
         from experiments.report.command import report_main
 
-        return report_main(flags_class, sys.argv[2:])
+        return report_main(flags_class, arguments[1:])
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--preset")
     # tyro refuses an unknown one like any flag
-    base = presets.get(before.parse_known_args()[0].preset)
+    base = presets.get(before.parse_known_args(arguments)[0].preset)
     flags = tyro.cli(
         flags_class,
         prog=f"python -m {flags_class.module}",
         default=flags_class() if base is None else base,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    return run(flags, load_task, base=base)
+    return run(flags, command_line(flags, arguments))
 
 
-def run(
-    flags: Flags,
-    load_task: Callable[[Any], "Task"],
-    *,
-    command: str | None = None,
-    base: Flags | None = None,
-    max_devices: int | None = None,
-) -> int:
-    """Runs an experiment in a terminal.
+def command_line(flags: Flags, arguments: list[str]) -> str:
+    """What was typed but for the session's flags; `DIR` stands for --data-dir's."""
+    session = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for field in vars(flags.session):
+        session.add_argument(flag_name(field), f"--{field}", dest=field, nargs="?")
+    typed, rest = session.parse_known_args(arguments)
+    data = ["--data-dir", "DIR"] if getattr(typed, "data_dir", None) else []
+    return shlex.join(["python", "-m", flags.module, *rest, *data])
 
-    Args:
-      flags: what to run.
-      load_task: reads or makes the data that the flags name.
-      command: what repeats it, if not the command line of `flags`.
-      base: the preset that the flags began with.
-      max_devices: the first so many are trained on. None: all.
 
-    Returns:
-      The exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on Ctrl-C,
-      143 on SIGTERM.
+def run(flags: Flags, command: str, max_devices: int | None = None) -> int:
+    """Runs an experiment, on the first `max_devices`, in a terminal.
+
+    Returns the exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on
+    Ctrl-C, 143 on SIGTERM. `command` is what repeats it, for the record.
     """
     # In many processes, JAX replaces this when they meet.
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        from experiments import allocation
-
-        allocation.keep_freed_memory()
-        from experiments import processes, records
+        # --help and wrong flags need not wait for JAX.
+        from experiments import allocation, processes
         from experiments.run import run_experiment
 
+        allocation.keep_freed_memory()
         devices = processes.initialize(flags.session)[:max_devices]
-        command = command or records.command_line(flags, base)
-        run_experiment(flags, load_task, command, devices)
-    except ConfigError as error:
-        return fail(error, status=2)
-    except (DataError, OSError) as error:
-        return _end(error, fail(error, status=1))
-    except KeyboardInterrupt as error:
-        return _end(error, fail(_kept(flags, "Ctrl-C"), status=130))
-    except Terminated:
-        return fail(_kept(flags, "SIGTERM"), status=143)
+        run_experiment(flags, command, devices)
+    except (DataError, OSError, *_STATUS) as error:
+        status = _STATUS.get(type(error), 1)
+        report = shlex.join(["python", "-m", flags.module, "report", str(flags.out)])
+        stopped = (
+            f"stopped by {'Ctrl-C' if status == 130 else 'SIGTERM'}; finished epochs "
+            "are kept. --resume goes on after the last checkpoint; "
+            f"{report} draws what there is."
+        )
+        print(f"error: {str(error) or stopped}", file=sys.stderr)
+        if flags.session.processes and not getattr(error, "everywhere", False):
+            os._exit(status)  # JAX would wait for the other processes, and they for it
+        return status
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
@@ -97,23 +87,3 @@ def run(
 
 def _terminate(*_: Any) -> None:
     raise Terminated
-
-
-def _end(error: BaseException, status: int) -> int:
-    if getattr(error, "alone", False):
-        os._exit(status)  # JAX would wait for the other processes, and they for it
-    return status
-
-
-def _kept(flags: Flags, reason: str) -> str:
-    report = shlex.join(["python", "-m", flags.module, "report", str(flags.out)])
-    return (
-        f"stopped by {reason}; finished epochs are kept. --resume goes on after the "
-        f"last checkpoint; {report} draws what there is."
-    )
-
-
-def fail(reason: object, *, status: int) -> int:
-    """Says on one line what is wrong, and returns the exit status."""
-    print(f"error: {reason}", file=sys.stderr)
-    return status

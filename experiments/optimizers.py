@@ -12,18 +12,10 @@ _B1, _EPS = 0.9, 1e-8
 def make_optimizer(
     name: OptimizerName, learning_rate: float | jax.Array, training: Training
 ) -> optax.GradientTransformation:
-    """The optimizer as it is compared.
+    """The optimizer as it is compared; a `ValueError` says that it cannot have `b2`.
 
     Weight decay is decoupled in Adam's family, and L2 in the others, where it is added
     to the gradient.
-
-    Args:
-      name: which one.
-      learning_rate: of the step; may be traced.
-      training: has `b2`, of Adam's family, and `weight_decay`.
-
-    Raises:
-      ValueError: if `b2` is outside the optimizer's range.
     """
     b2, decay = training.b2, optax.add_decayed_weights(training.weight_decay)
     descend = optax.scale_by_learning_rate(learning_rate)

@@ -1,64 +1,130 @@
-"""Results on disk, written whole or not at all, and read back for reports.
+"""Results on disk, written whole or not at all.
 
 `config.json` says what was run, on what, with which versions; `metrics.jsonl` has a row
 for each finished epoch of each run. Neither names a directory.
 """
 
 import contextlib
-import dataclasses
+import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
-import shlex
 import shutil
-from collections.abc import Callable, Container, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+import sys
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, Generic, Literal, TypeVar
 
 import filelock
 import jax
+import numpy as np
+import pydantic
 
-from experiments.config import ConfigError, DataError, Flags, Run, flag_name
-from experiments.group import EpochMetrics
+from experiments.checkpoints import newest
+from experiments.config import (
+    ConfigError,
+    DataError,
+    Flags,
+    Grid,
+    Run,
+    Training,
+    check,
+    differences,
+    flag_name,
+)
+from experiments.group import Work
+from experiments.train import Task
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FOLDER = "checkpoints"
 _LOCK_FILE = ".lock"  # stays; the lock itself goes with its process
-_PROGRAM = "optax_radam experiment"  # by which our config.json is known
 _SETTINGS = (
     "jax_enable_x64",
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
     "jax_default_matmul_precision",
 )
-_PACKAGES = [
-    "optax_radam",
-    "jax",
-    "jaxlib",
-    "optax",
-    "flax",
-    "orbax-checkpoint",
-    "numpy",
-    "scipy",
-]
-_PACKAGES += ["scikit-learn", "tensorflow-datasets", "pillow"]
+T = TypeVar("T", bound=Training)
+_PACKAGES = """optax_radam jax jaxlib optax flax orbax-checkpoint numpy scipy
+  scikit-learn tensorflow-datasets pillow"""
 
 
-def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that its name never stands for a part of it.
+class Row(pydantic.BaseModel, extra="allow", strict=True):
+    """A finished epoch of a run, as it stands in `metrics.jsonl`.
 
-    Args:
-      path: the file.
-      write: gets a binary file to write to.
+    A loss of None was not finite, if there is an accuracy: the run has diverged.
+    Otherwise, None stands for what was not evaluated: where examples are held out,
+    tests wait for the last epoch. The group's examples per second are the one extra
+    field, since its name has their unit.
     """
+
+    __pydantic_extra__: dict[str, float] = pydantic.Field(init=False)
+    run: str
+    optimizer: str
+    schedule: str
+    learning_rate: float
+    seed: int
+    epoch: pydantic.PositiveInt
+    step: int  # updates made so far
+    train_loss: float | None  # mean over the epoch's labels as they were trained on
+    train_accuracy: float
+    validation_loss: float | None = None  # mean over held-out labels, after the epoch
+    validation_accuracy: float | None = None
+    test_loss: float | None = None  # mean over every test label, after the epoch
+    test_accuracy: float | None = None
+    best_epoch: int | None = None  # so far, by the validation accuracy
+    best_test_accuracy: float | None = None  # of its weights, after the last epoch
+    seconds: float  # of the group's training in this epoch
+
+
+class Name(pydantic.BaseModel):
+    """What is learned, and what its examples are called, in the plural."""
+
+    name: str
+    unit: str
+    classes: pydantic.PositiveInt
+
+
+class Data(pydantic.BaseModel, extra="allow"):
+    """Identity of the data; numbers of examples are extra fields, for their unit."""
+
+    __pydantic_extra__: dict[str, int] = pydantic.Field(init=False)
+    description: str
+    sha256: str  # of inputs and labels, in order
+
+
+class Config(pydantic.BaseModel, Generic[T]):
+    """What `config.json` says."""
+
+    program: Literal["optax_radam experiment"]  # by which it is known to be ours
+    command: str
+    task: Name
+    grid: Grid
+    training: T
+    jax_settings: dict[str, bool | str | None]
+    steps_per_epoch: pydantic.PositiveInt
+    data: Data
+    machine: str
+    versions: dict[str, str]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that results depend on, by its names in messages."""
+        content = self.model_dump(mode="json")
+        flags = content["grid"] | content["training"]
+        named = {flag_name(name): value for name, value in flags.items()}
+        data = {"the data's SHA-256": self.data.sha256}
+        return named | self.jax_settings | data
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file so that its name never stands for a part of it."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     try:
         with part.open("xb") as file:  # never through somebody's link
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -66,59 +132,36 @@ def write_whole(path: pathlib.Path, write: Callable[[BinaryIO], object]) -> None
         part.unlink(missing_ok=True)
 
 
-def check_out(path: pathlib.Path, *, overwrite: bool, resume: bool) -> None:
-    """Refuses a directory that results must not, or cannot, be written to.
+def check_out(flags: Flags) -> None:
+    """Refuses a directory that results must not, or cannot, be written to."""
+    path, config, session = flags.out, flags.out / CONFIG_FILE, flags.session
 
-    Raises:
-      ConfigError: if it is a file, not writable, not empty without `overwrite` and
-        `resume`, has nothing to resume, or has other things than this program's.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"--out must be UTF-8, got {str(path)!r}.") from error
-    existing = next(
-        p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink()
-    )
-    if not existing.is_dir():
-        raise ConfigError(f"--out must be a directory, got {path}: {existing} is none.")
-    if not os.access(existing, os.W_OK):
-        raise ConfigError(f"--out must be writable, got {path}: {existing} is not.")
-    if resume and not (path / CONFIG_FILE).exists():
-        raise ConfigError(
-            f"--resume goes on with the experiment in --out, and {path} has none: "
-            f"{path / CONFIG_FILE} is missing."
-        )
-    full = path.is_dir() and any(p.name != _LOCK_FILE for p in path.iterdir())
-    if full and not (overwrite or resume):
-        raise ConfigError(
-            f"--out must be a new or an empty directory, got {path}, which has files "
-            "in it. Name another, go on with its experiment by --resume, or replace "
-            "its results with --overwrite."
-        )
-    if full and overwrite and not _is_ours(path / CONFIG_FILE):
-        raise ConfigError(
-            f"--overwrite replaces results of this program only, and {path} has other "
-            f"files: {path / CONFIG_FILE} is missing or of another program. Name "
-            "another --out."
-        )
+    def require(valid: bool, allowed: str) -> None:
+        check("out", str(path), allowed, valid)
 
-
-def _is_ours(path: pathlib.Path) -> bool:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("program") == _PROGRAM
+    require(str(path).encode(errors="ignore").decode() == str(path), "UTF-8")
+    above = (path, *path.absolute().parents)
+    existing = next(p for p in above if p.exists() or p.is_symlink())
+    require(existing.is_dir(), f"a directory, and {existing} is none")
+    require(os.access(existing, os.W_OK), f"writable, and {existing} is not")
+    if session.resume:
+        require(config.exists(), f"that of an experiment, and {config} is missing")
+    elif path.is_dir() and any(p.name != _LOCK_FILE for p in path.iterdir()):
+        require(
+            session.overwrite,
+            "a new or an empty directory (--resume goes on with the experiment in it, "
+            "and --overwrite replaces its results)",
+        )
+        try:
+            ours = json.loads(_read(config))["program"] == "optax_radam experiment"
+        except (OSError, ValueError, LookupError, TypeError):
+            ours = False
+        require(ours, f"this program's to --overwrite, which {config} does not show")
 
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes out of a directory, which is made if it is not there.
-
-    Raises:
-      ConfigError: if another process trains into it.
-    """
+    """Keeps other processes out of a directory, which is made if it is not there."""
     path.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(path / _LOCK_FILE, blocking=False):
@@ -129,111 +172,68 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def create(out: pathlib.Path, files: Sequence[str], folder: str) -> None:
-    """Starts with no rows, without the results of an earlier experiment.
+def describe(flags: Flags, command: str, task: Task, work: Work) -> Config[Any]:
+    """The content of `config.json`."""
+    digest = hashlib.sha256()
+    for array in (*task.train, *task.test):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    kind, processes = work.devices[0].device_kind, jax.process_count()
+    if processes > 1:
+        kind = f"{processes} processes, {kind}"
+    processor = platform.processor() or platform.machine()
+    return Config(
+        program="optax_radam experiment",
+        command=command,
+        task=Name(name=flags.name, unit=flags.unit, classes=flags.classes),
+        grid=flags.grid,
+        training=flags.training,
+        jax_settings={name: getattr(jax.config, name) for name in _SETTINGS},
+        steps_per_epoch=work.steps_per_epoch,
+        data=Data(
+            description=task.description,
+            sha256=digest.hexdigest(),
+            **{f"train_{flags.unit}": len(task.train.labels)},
+            **{f"test_{flags.unit}": len(task.test.labels)},
+        ),
+        machine=f"{kind} ({len(work.devices)}); {processor}, {os.cpu_count()} cores",
+        versions={"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES.split()},
+    )
 
-    Args:
-      out: directory of the results.
-      files: names of what the report has written there, which is deleted.
-      folder: the same.
-    """
+
+def create(
+    out: pathlib.Path, config: Config[Any], folder: str = "", files: Iterable[str] = ()
+) -> None:
+    """Begins with no rows, without checkpoints and what an earlier report has left."""
     for name in files:
         (out / name).unlink(missing_ok=True)
-    for name in (CHECKPOINT_FOLDER, folder):
+    for name in {CHECKPOINT_FOLDER, folder} - {""}:
         shutil.rmtree(out / name, ignore_errors=True)
-    write_whole(out / METRICS_FILE, lambda file: None)
+    write_whole(out / METRICS_FILE, b"")
+    write_whole(out / CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
 
 
-def recorded(flags: Flags) -> dict[str, Any]:
-    """Flags and JAX settings that results depend on, as they stand in `config.json`.
-
-    Results of experiments that differ in any of it must not be mixed.
-    """
-    content = {
-        "grid": dataclasses.asdict(flags.grid),
-        "training": dataclasses.asdict(flags.training),
-        "jax_settings": {name: getattr(jax.config, name) for name in _SETTINGS},
-    }
-    as_read: dict[str, Any] = json.loads(json.dumps(content))
-    return as_read
+def read_config(out: pathlib.Path, training: type[T]) -> Config[T]:
+    """The settings of an experiment; a `DataError` says that the file is damaged."""
+    with read_errors(out / CONFIG_FILE):
+        text = _read(out / CONFIG_FILE)
+        config = Config[training].model_validate_json(text)  # type: ignore[valid-type]
+        for part, known in config.model_dump(include={"grid", "training"}).items():
+            if found := known.keys() ^ json.loads(text)[part].keys():
+                raise ValueError(f"{min(found)!r} is missing or unknown")
+        return config
 
 
-def spelled(content: dict[str, Any]) -> dict[str, Any]:
-    """Flattens what `recorded` returns, by names of flags and of JAX's settings."""
-    flags = {**content["grid"], **content["training"]}
-    return {flag_name(k): v for k, v in flags.items()} | {**content["jax_settings"]}
-
-
-class Data(NamedTuple):
-    """Identity of the data that an experiment was run on."""
-
-    description: str
-    train_examples: int
-    test_examples: int
-    sha256: str  # of inputs and labels, in order
-
-
-def write_config(
-    flags: Flags,
-    command: str,
-    data: Data,
-    steps_per_epoch: int,
-    devices: Sequence[jax.Device],
-) -> None:
-    """Writes `config.json`: what `read_experiment` needs besides the rows, and more.
-
-    Args:
-      flags: what is run; the file goes into their `out`.
-      command: what repeats it.
-      data: which data it is run on.
-      steps_per_epoch: of each run.
-      devices: those that train.
-    """
-    task = {"name": flags.name, "unit": flags.unit, "classes": flags.classes}
-    content = {
-        "program": _PROGRAM,
-        "command": command,
-        "task": task,
-        **recorded(flags),
-        "steps_per_epoch": steps_per_epoch,
-        "data": {
-            "description": data.description,
-            f"train_{flags.unit}": data.train_examples,
-            f"test_{flags.unit}": data.test_examples,
-            "sha256": data.sha256,
-        },
-        "machine": _machine(devices),
-        "versions": _versions(),
-    }
-    text = json.dumps(content, indent=2) + "\n"
-    write_whole(flags.out / CONFIG_FILE, lambda file: file.write(text.encode()))
-
-
-def command_line(flags: Flags, base: Flags | None = None) -> str:
-    """The command that repeats an experiment; `DIR` stands for the data directory.
-
-    Args:
-      flags: of the experiment.
-      base: the preset that they began with, whose flags need not be repeated.
-    """
-    words = ["python", "-m", flags.module]
-    if base is not None:
-        words += ["--preset", getattr(base, "preset", "")]
-    base = base or type(flags)()
-    for part in ("grid", "training"):
-        ours, theirs = getattr(flags, part), getattr(base, part)
-        for field in dataclasses.fields(ours):
-            value = getattr(ours, field.name)
-            if value == getattr(theirs, field.name):
-                continue
-            if isinstance(value, bool):
-                words.append(flag_name(field.name if value else f"no_{field.name}"))
-            else:
-                values = value if isinstance(value, tuple) else (value,)
-                words += [flag_name(field.name), *map(str, values)]
-    if getattr(flags.session, "data_dir", None) is not None:
-        words += ["--data-dir", "DIR"]
-    return shlex.join(words)
+def check_same(out: pathlib.Path, config: Config[Any]) -> None:
+    """Refuses to go on with another experiment; prints other circumstances."""
+    there = read_config(out, type(config.training))
+    if found := [*differences(there.facts(), config.facts())]:
+        lines = "".join(f"\n  {name}: {a!r} there, {b!r} here" for name, a, b in found)
+        path = out / CONFIG_FILE
+        raise ConfigError(f"--resume needs the experiment of {path}, but{lines}")
+    machines = ({"machine": of.machine} | of.versions for of in (there, config))
+    for name, before, now in differences(*machines):
+        print(f"Not as it was: {name} {before}, now {now}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -241,188 +241,83 @@ def read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
     """Turns whatever damaged records lead to into a `DataError` that names the file."""
     try:
         yield
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
         raise DataError(
-            f"{path}{place} cannot be read ({type(error).__name__}: {error}): it is "
+            f"{path}{place} cannot be read ({type(error).__name__}: {reason}): it is "
             "damaged, or not from this experiment. Nothing was deleted; restore it, "
             "or train again into another --out."
         ) from error
 
 
-class Log:
-    """The rows of `metrics.jsonl`, each a finished epoch of a run.
+def find_rows(flags: Flags, groups: Sequence[Sequence[Run]]) -> tuple[list[int], bytes]:
+    """Epochs that are behind each group, and the rows without those that come again.
 
-    Args:
-      flags: of the experiment.
-      writes: whether this process does; the others only know the rows.
-
-    Raises:
-      ConfigError: if this process does not see the file.
-      DataError: if the file is damaged.
+    A group that is not finished goes on from its newest checkpoint.
     """
-
-    def __init__(self, flags: Flags, *, writes: bool) -> None:
-        self._path, self._unit = flags.out / METRICS_FILE, flags.unit
-        self._epochs, self._writes = flags.training.epochs, writes
-        if not (flags.out / CONFIG_FILE).exists():
-            raise ConfigError(
-                "--out must be on a file system that all processes share: process 0 "
-                f"has written {flags.out / CONFIG_FILE}, which is not there."
-            )
-        # As they were found; each group asks once, before it is trained.
-        self._found: dict[str, set[int]] = {r.name: set() for r in flags.grid.runs()}
-        for row in read_rows(self._path, self._found):
-            self._found[row["run"]].add(row["epoch"])
-        self._end = self._path.read_bytes().rfind(b"\n") + 1  # of whole rows
-
-    def has_finished(self, runs: Sequence[Run]) -> bool:
-        """True if every epoch of the runs is there."""
-        return all(len(self._found[run.name]) >= self._epochs for run in runs)
-
-    def keep(self, runs: Sequence[Run], epochs: int) -> None:
-        """Drops the runs' rows after the first `epochs`, which are trained again.
-
-        Raises:
-          DataError: if one of those that are to be kept is missing.
-        """
-        names = {run.name for run in runs}
-        kept = {*range(1, epochs + 1)}
-        missing = sum(len(kept - self._found[name]) for name in names)
-        if missing:
-            raise DataError(
-                f"{self._path} lacks {missing} of the {len(runs) * epochs} rows that "
-                f"were written before the newest checkpoint of {runs[0].name}. Nothing "
-                "was deleted; restore the file, or train again into another --out."
-            )
-        if not self._writes or all(self._found[name] == kept for name in names):
-            return
-        content = b"".join(
-            _line(row)
-            for row in read_rows(self._path, self._found)
-            if row["run"] not in names or row["epoch"] in kept
-        )
-        write_whole(self._path, lambda file: file.write(content))
-        self._end = len(content)
-
-    def append(self, runs: Sequence[Run], metrics: Sequence[EpochMetrics]) -> None:
-        """Adds a row for each run, all of which are on the disk when this returns.
-
-        Raises:
-          OSError: if the disk is full; the rows before are intact.
-        """
-        if not self._writes:
-            return
-        rows = zip(runs, metrics, strict=True)
-        lines = b"".join(_line(columns(*of, self._unit)) for of in rows)
-        with self._path.open("r+b", buffering=0) as file:
-            file.truncate(self._end)
-            file.seek(self._end)
-            written = 0
-            try:
-                while written < len(lines):
-                    written += file.write(lines[written:])
-                os.fsync(file.fileno())
-            except BaseException as error:  # Ctrl-C too
-                file.truncate(self._end)
-                if isinstance(error, OSError):
-                    error.filename = str(self._path)
-                raise
-        self._end += written
+    path, epochs = flags.out / METRICS_FILE, flags.training.epochs
+    found: dict[str, set[int]] = {run.name: set() for run in flags.grid.runs()}
+    rows, behind = [*read_rows(path, found)], []
+    for row in rows:
+        found[row.run].add(row.epoch)
+    kept: dict[str, int] = {}
+    for runs in groups:
+        names = [run.name for run in runs]
+        finished = all(len(found[name]) >= epochs for name in names)
+        done = epochs if finished else newest(checkpoint_folder(flags, runs))
+        for name in names:
+            if missing := {*range(1, done + 1)} - found[name]:
+                raise DataError(
+                    f"{path} lacks {len(missing)} of the {done} rows of {name} before "
+                    "its newest checkpoint. Nothing was deleted; restore the file, or "
+                    "train again into another --out."
+                )
+        behind.append(done)
+        kept |= dict.fromkeys(names, done)
+    left = (_line(row) for row in rows if row.epoch <= kept[row.run])
+    return behind, b"".join(left)
 
 
-def columns(run: Run, metrics: EpochMetrics, unit: str) -> dict[str, Any]:
-    """A row as it stands in files; `unit` is that of the examples."""
-    names = {
-        "run": run.name,
-        "optimizer": run.arm.optimizer,
-        "schedule": run.arm.schedule,
-        "learning_rate": run.learning_rate,
-        "seed": run.seed,
-    } | metrics._asdict()
-    names[f"{unit}_per_second"] = names.pop("examples_per_second")
-    return names
+def checkpoint_folder(flags: Flags, runs: Sequence[Run]) -> pathlib.Path:
+    """That of a group of runs."""
+    more = f"+{len(runs) - 1}" if len(runs) > 1 else ""
+    return flags.out / CHECKPOINT_FOLDER / f"{runs[0].name}{more}"
 
 
-def _line(row: dict[str, Any]) -> bytes:
-    # JSON has no word for a loss that is not finite.
-    finite = {
-        name: None if isinstance(x, float) and not math.isfinite(x) else x
-        for name, x in row.items()
-    }
-    return json.dumps(finite, allow_nan=False).encode() + b"\n"
+def append(
+    flags: Flags, runs: Sequence[Run], metrics: Sequence[dict[str, Any]]
+) -> None:
+    """Adds a row for each run, all of which are on the disk when this returns."""
+    lines = b""
+    for run, of_run in zip(runs, metrics, strict=True):
+        row: dict[str, Any] = run.arm._asdict() | of_run
+        row |= {"run": run.name, "learning_rate": run.learning_rate, "seed": run.seed}
+        row[f"{flags.unit}_per_second"] = row.pop("examples_per_second")
+        lines += _line(Row(**row))
+    with (flags.out / METRICS_FILE).open("ab") as file:
+        file.write(lines)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def read_rows(path: pathlib.Path, runs: Container[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a file, each of one of the named runs.
+def _line(row: Row) -> bytes:
+    return row.model_dump_json().encode() + b"\n"
 
-    Raises:
-      DataError: if something else is in it.
-    """
+
+def read_rows(path: pathlib.Path, runs: Container[str]) -> Iterator[Row]:
+    """The rows of a file, each of one of the named runs."""
     with read_errors(path):
         # What follows the last line break was being written as the power failed.
-        *lines, _ = path.read_text().split("\n")
+        *lines, _ = _read(path).split("\n")
     for number, line in enumerate(lines, start=1):
         with read_errors(path, f", line {number}"):
-            row = json.loads(line)
-            if not isinstance(row["epoch"], int) or row["run"] not in runs:
-                raise ValueError(f"no run of {CONFIG_FILE} is {row['run']!r}")
+            row = Row.model_validate_json(line)
+            if row.run not in runs:
+                raise ValueError(f"no run of {CONFIG_FILE} is {row.run!r}")
         yield row
 
 
-def check_same(flags: Flags, data: Data, devices: Sequence[jax.Device]) -> list[str]:
-    """Refuses to go on with an experiment under another configuration or data.
-
-    Args:
-      flags: that would go on with it.
-      data: on which they would.
-      devices: that would train.
-
-    Returns:
-      What differs and may matter: the machine and versions, then and now.
-
-    Raises:
-      ConfigError: if the configuration differs, with the differences.
-      DataError: if the data does, or `config.json` cannot be read.
-    """
-    path = flags.out / CONFIG_FILE
-    with read_errors(path):
-        content = json.loads(path.read_text())
-        there, here = spelled(content), spelled(recorded(flags))
-        checksum = content["data"]["sha256"]
-        before = {"machine": content["machine"]} | content["versions"]
-    found = [
-        f"  {name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted(there.keys() | here.keys())
-        if repr(there.get(name)) != repr(here.get(name))
-    ]
-    if found:
-        lines = "\n".join(found)
-        raise ConfigError(
-            f"--resume needs the configuration of {path}, which differs:\n{lines}"
-        )
-    if checksum != data.sha256:
-        raise DataError(
-            f"The data is not that of {path}: SHA-256 {checksum[:12]}... there, "
-            f"{data.sha256[:12]}... here. Name its directory, or train again into "
-            "another --out."
-        )
-    return [
-        f"{name} {before.get(name)}, now {value}"
-        for name, value in ({"machine": _machine(devices)} | _versions()).items()
-        if before.get(name) != value
-    ]
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in _PACKAGES
-    }
-
-
-def _machine(devices: Sequence[jax.Device]) -> str:
-    """Device, processor and number of cores, as far as the system tells."""
-    kind = devices[0].device_kind
-    if jax.process_count() > 1:
-        kind = f"{jax.process_count()} processes, {kind}"
-    processor = platform.processor() or platform.machine()
-    return f"{kind} ({len(devices)}); {processor}, {os.cpu_count()} cores"
+def _read(path: pathlib.Path) -> str:
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")  # a pipe would be waited for
+    return path.read_text()

@@ -2,79 +2,68 @@
 
 import contextlib
 import functools
-import hashlib
-import itertools
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import numpy as np
 import tqdm  # type: ignore[import-untyped]
 from jax.sharding import PartitionSpec as P
 
 from experiments import processes, records, train
 from experiments.checkpoints import Checkpoints
-from experiments.config import ConfigError, Flags, Terminated, check
-from experiments.group import Work, initial_state, make_programs, put, train_group
+from experiments.config import ConfigError, Flags, Run, Terminated, check
+from experiments.group import Work, make_programs, put, seeds_of, train_group
 from experiments.optimizers import make_optimizer
-from experiments.report import announce, files, write_report
+from experiments.report import EVENT_FOLDER, FILES, announce, write_report
 from experiments.report.records import read_experiment
-from experiments.report.tables import summary_table
 
 
-def run_experiment(
-    flags: Flags,
-    load_task: Callable[[Any], train.Task],
-    command: str,
-    devices: Sequence[jax.Device],
-) -> None:
+def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) -> None:
     """Trains every run, keeps each epoch's metrics as it ends, and writes the report.
-
-    Args:
-      flags: what to run, and where the results go.
-      load_task: reads or makes the data that the flags name.
-      command: what repeats it, for the record.
-      devices: those to train on.
 
     Raises:
       ConfigError: if a flag cannot be used, or differs between processes.
       DataError: if the data is not there, or what is to be resumed is damaged.
       OSError: if the results cannot be written; the rows written before are intact.
-      Terminated: on SIGTERM.
     """
-    first, session = processes.is_first(), flags.session
-    out = {"overwrite": session.overwrite, "resume": session.resume}
-    processes.compare(
-        **records.spelled(records.recorded(flags)),
-        **{"--out": str(flags.out), "--overwrite": session.overwrite},
-        **{"--resume": session.resume},
-    )
-    with processes.together():
-        _check_optimizers(flags)
+    first, resume = jax.process_index() == 0, flags.session.resume
+    with processes.together() as facts:
+        facts |= {"--overwrite": flags.session.overwrite, "--resume": resume}
+        facts["--out"] = str(flags.out)
+        check_optimizers(flags)
         if first:
-            records.check_out(flags.out, **out)
-        task = load_task(flags)
-        work, data = split(task, flags, devices), _describe(task)
-    processes.compare(**{"the data's SHA-256": data.sha256})
+            records.check_out(flags)
+        task = flags.load()
+        work = split(task, flags, devices)
+        config = records.describe(flags, command, task, work)
+        facts |= config.facts()
     with contextlib.ExitStack() as stack:
         with processes.together():
             if first:
                 stack.enter_context(records.locked(flags.out))
-                records.check_out(flags.out, **out)  # others may have been here since
-                _begin(flags, command, data, work)
-        with processes.together():
-            log = records.Log(flags, writes=first)
-        with processes.alone():
-            _train_all(flags, work, log)
-            if first:
-                experiment = read_experiment(flags.out, type(flags))
-                write_report(experiment, flags.out)
-                announce(flags.out, summary_table(experiment))
+                records.check_out(flags)  # others may have been here since
+                print(
+                    f"{task.description}: {len(task.train.labels):,} training and "
+                    f"{len(task.test.labels):,} test {flags.unit}",
+                    file=sys.stderr,
+                )
+                if resume:
+                    records.check_same(flags.out, config)
+                else:
+                    records.create(flags.out, config, EVENT_FOLDER, FILES)
+        groups = flags.grid.groups(work.group_size)
+        with processes.together() as facts:
+            behind, rows = records.find_rows(flags, groups)
+            facts["the epochs in --out"] = behind
+        _train_all(flags, work, groups, behind, rows)
+        if first:
+            experiment = read_experiment(flags.out, type(flags))
+            write_report(experiment, flags.out)
+            announce(experiment, flags.out)
 
 
-def _check_optimizers(flags: Flags) -> None:
+def check_optimizers(flags: Flags) -> None:
+    """Refuses a `b2` that one of them cannot have."""
     for arm in flags.grid.arms:
         try:
             make_optimizer(arm.optimizer, 1.0, flags.training)
@@ -87,8 +76,7 @@ def _check_optimizers(flags: Flags) -> None:
 def split(task: train.Task, flags: Flags, devices: Sequence[jax.Device]) -> Work:
     """The task with the examples that are used, and those that are held out.
 
-    Raises:
-      ConfigError: if there are too few, or devices do not divide the batches.
+    A `ConfigError` says that there are too few, or that devices do not divide batches.
     """
     training, (inputs, labels) = flags.training, task.train
     rest, limit = len(labels) - training.validation, training.limit_train
@@ -116,76 +104,62 @@ def split(task: train.Task, flags: Flags, devices: Sequence[jax.Device]) -> Work
     return work
 
 
-def _describe(task: train.Task) -> records.Data:
-    digest = hashlib.sha256()
-    for array in (*task.train, *task.test):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    counts = len(task.train.labels), len(task.test.labels)
-    return records.Data(task.description, *counts, digest.hexdigest())
-
-
-def _begin(flags: Flags, command: str, data: records.Data, work: Work) -> None:
-    """Starts the files of an experiment, or checks those to go on with."""
-    print(
-        f"{data.description}: {data.train_examples:,} training and "
-        f"{data.test_examples:,} test {flags.unit}",
-        file=sys.stderr,
-    )
-    if flags.session.resume:
-        for difference in records.check_same(flags, data, work.devices):
-            print(f"Not as it was: {difference}", file=sys.stderr)
-        return
-    records.create(flags.out, files.REPORT_FILES, files.EVENT_FOLDER)
-    records.write_config(flags, command, data, work.steps_per_epoch, work.devices)
-
-
-def _train_all(flags: Flags, work: Work, log: records.Log) -> None:
-    """Trains all groups that are not finished."""
+def _train_all(
+    flags: Flags,
+    work: Work,
+    groups: Sequence[Sequence[Run]],
+    behind: Sequence[int],
+    rows: bytes,
+) -> None:
+    """Trains all groups that are not finished; see `records.find_rows`."""
     programs = functools.cache(lambda *key: make_programs(work, *key))
     data = functools.lru_cache(1)(
         lambda mesh: put((work.task.train, work.held_out, work.task.test), mesh, P())
     )
-    epochs, steps = flags.training.epochs, itertools.count()
-    n, batch_size = len(work.task.train.labels), flags.training.batch_size
-    bar = tqdm.tqdm(
-        total=len(flags.grid.runs()) * epochs * n,
-        unit=f" {flags.unit}",
-        disable=not processes.is_first(),
-        dynamic_ncols=True,
-    )
+    first, epochs, steps = jax.process_index() == 0, flags.training.epochs, 0
+    unchanged = True
 
-    def after_step(state: train.State, position: int) -> None:
-        before, done = (min(k * batch_size, n) for k in (position - 1, position))
-        losses = state.loss_sum.addressable_shards  # of the runs that are here
-        if bar.update(state.step.size * (done - before)):  # it has been redrawn
-            loss = np.mean([np.mean(shard.data) for shard in losses]) / done
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-        if processes.have_sigterm(next(steps)):
+    def after_step(_: train.State) -> None:
+        nonlocal steps
+        steps += 1
+        bar.update(len(runs))
+        if processes.have_sigterm(steps):
             raise Terminated
 
-    with bar:
-        for runs in flags.grid.groups(work.group_size):
-            if log.has_finished(runs):
-                bar.update(len(runs) * epochs * n)
+    with tqdm.tqdm(
+        total=len(flags.grid.runs()) * epochs * work.steps_per_epoch,
+        unit=" updates",
+        disable=not first,
+        dynamic_ncols=True,
+    ) as bar:
+        for runs, done in zip(groups, behind, strict=True):
+            bar.update(len(runs) * done * work.steps_per_epoch)
+            if done == epochs:
                 continue
-            group = runs[0].name + (f"+{len(runs) - 1}" if len(runs) > 1 else "")
-            bar.set_description(group)
-            folder = flags.out / records.CHECKPOINT_FOLDER / group
             compiled = programs(runs[0].arm.optimizer, len(runs))
-            with Checkpoints(folder) as checkpoints:
-                state = initial_state(compiled, runs)
-                if checkpoints.epoch:
-                    state = checkpoints.restore(state)
-                    bar.update(len(runs) * checkpoints.epoch * n)
-                log.keep(runs, checkpoints.epoch)
-                saved = time.monotonic()
-                for trained, metrics in train_group(
-                    work, compiled, data(compiled.mesh), runs, state, after_step
+            folder = records.checkpoint_folder(flags, runs)
+            bar.set_description(folder.name)
+            with Checkpoints(folder, flags.session.checkpoint_seconds) as checkpoints:
+                state = compiled.init(None, seeds_of(compiled, runs))
+                if done:
+                    state = checkpoints.restore(done, state)
+                if first and unchanged:  # until a checkpoint has been restored
+                    records.write_whole(flags.out / records.METRICS_FILE, rows)
+                unchanged = False
+                for epoch, (trained, metrics) in enumerate(
+                    train_group(
+                        work,
+                        compiled,
+                        data(compiled.mesh),
+                        runs,
+                        state,
+                        done,
+                        after_step,
+                    ),
+                    start=done + 1,
                 ):
-                    epoch = metrics[0].epoch
-                    log.append(runs, metrics)
-                    age = time.monotonic() - saved
-                    old = age >= flags.session.checkpoint_seconds
-                    if epoch == epochs or processes.first_says(old):
-                        checkpoints.save(epoch, trained)
-                        saved = time.monotonic()
+                    if first:
+                        records.append(flags, runs, metrics)
+                    loss = metrics[0]["train_loss"]
+                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                    checkpoints.save(epoch, trained, last=epoch == epochs)

@@ -19,20 +19,12 @@ def learning_rates(
     run_steps: int,
     steps: range | None = None,
 ) -> npt.NDArray[np.float32]:
-    """The learning rate of each update.
+    """The learning rate of each of `steps`, from 0 (None: of all `run_steps`).
 
-    Args:
-      schedule: names of factors, joined by "+".
-      peak: its highest value, if all factors are 1.
-      training: the settings of schedules, and `b2`.
-      run_steps: number of updates in the whole run.
-      steps: the updates to return rates for, from 0. None: all.
-
-    Returns:
-      An array of shape (len(steps),).
+    It is `peak` where all factors of the schedule are 1.
     """
     steps = range(run_steps) if steps is None else steps
-    counts = jnp.arange(steps.start, steps.stop, dtype=jnp.int32)
+    counts = jnp.arange(steps.start, steps.stop, steps.step, dtype=jnp.int32)
     rates = jnp.full(counts.shape, peak, jnp.float32)
     for kind, number in parse_schedule(schedule):
         rates = rates * _factor(kind, number, peak, training, run_steps)(counts)

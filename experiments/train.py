@@ -149,14 +149,8 @@ def train_step(
 ) -> State:
     """One update: a batch, the gradient of its mean loss, the optimizer, new weights.
 
-    Args:
-      task: has the model.
-      optimizer: makes the gradient transformation, given the learning rate.
-      train: the training examples, on the device.
-      state: where the run is; donate it.
-      seed: of the run.
-      batches: the epoch's, (steps, batch_size).
-      rates: the learning rate of each step of the epoch, (steps,).
+    Donate the state. `batches` are the epoch's, (steps, batch_size), and `rates` the
+    learning rate of each of its steps.
     """
     steps, batch_size = batches.shape
     epoch, position = jnp.divmod(state.step, steps)

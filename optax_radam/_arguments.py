@@ -63,7 +63,13 @@ def _check_range(name: str, value: Any, low: float, high: float, allowed: str) -
 
 
 def check_decay_rate(name: str, value: Any) -> None:
-    """Refuses a decay rate outside [0, 1)."""
+    """Refuses a decay rate outside [0, 1), and a schedule."""
+    if _is_function(value):
+        raise TypeError(
+            f"`{name}` must be a number in [0, 1), got {value!r}. A schedule makes r_t "
+            "depend on more than the count: `scale_by_moments`, "
+            "`scale_by_rectification`, `rectify` and `radam` follow it."
+        )
     _check_range(name, value, 0.0, 1.0, "a number in [0, 1)")
 
 
@@ -101,6 +107,12 @@ def check_number_or_schedule(name: str, value: optax.ScalarOrSchedule) -> None:
         _check_range(name, value, 0.0, math.inf, allowed)
 
 
+def check_rate_or_schedule(name: str, value: optax.ScalarOrSchedule) -> None:
+    """Refuses what is neither a decay rate in [0, 1) nor a schedule."""
+    if not _is_function(value):
+        check_decay_rate(name, value)
+
+
 def check_count(name: str, value: Any, *, at_least: int) -> None:
     """Refuses a number of steps below `at_least`."""
     _check_range(name, value, at_least, math.inf, f"a finite number >= {at_least}")
@@ -130,9 +142,22 @@ def check_steps(step: Any) -> None:
         raise TypeError(f"`step` must be a real number or an array, got {step!r}.")
 
 
+def _check_threshold_alone(threshold: Any) -> None:
+    _check_range("threshold", threshold, 4.0, math.inf, "a finite number >= 4")
+
+
+def check_threshold_of_stage(threshold: Any, b2: Any) -> None:
+    """`check_threshold`; but what is no number may come to lie anywhere in [0, 1)."""
+    if isinstance(b2, numbers.Real):
+        check_threshold(threshold, b2)
+    else:
+        _check_threshold_alone(threshold)
+        check_rate_or_schedule("b2", b2)
+
+
 def check_threshold(threshold: Any, b2: Any) -> None:
     """Refuses a threshold below 4, and a `b2` whose rho never exceeds it."""
-    _check_range("threshold", threshold, 4.0, math.inf, "a finite number >= 4")
+    _check_threshold_alone(threshold)
     check_decay_rate("b2", b2)
     if isinstance(threshold, jax.core.Tracer) or isinstance(b2, jax.core.Tracer):
         return

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from optax_radam import _arguments, _dtypes, _sharding, _sma
+from optax_radam import _arguments, _dtypes, _history, _sharding, _sma
 
 
 class ScaleByMomentsState(NamedTuple):
@@ -25,6 +25,8 @@ class ScaleByMomentsState(NamedTuple):
     nu: optax.Updates  # like the parameters, real, float32 at least: mean of |g|^2
     # AMSGrad alone, like nu: the largest nu so far, not corrected for bias
     nu_max: optax.Updates | None = None
+    # scalars, where `b1` or `b2` is a schedule or an array: what the rates came to
+    decay_history: _history.DecayHistory | None = None
 
 
 class _Decay(NamedTuple):
@@ -147,15 +149,33 @@ def _is_zero(x: ArrayLike) -> bool:
     return isinstance(x, numbers.Real) and x == 0
 
 
+def _bias_correction(
+    step: jax.Array, decay: Any, weight: _history.Sum | None
+) -> jax.Array:
+    """The sum of an average's weights: in closed form if the rate is a number."""
+    return _sma.bias_correction(step, decay) if weight is None else weight.high
+
+
 def _momentum_coefficients(
-    step: jax.Array, b1: ArrayLike, nesterov: bool
+    step: jax.Array,
+    b1: optax.ScalarOrSchedule,
+    rate: ArrayLike,
+    weight: _history.Sum | None,
+    nesterov: bool,
 ) -> tuple[ArrayLike, ArrayLike | None]:
-    """Of mu and of the gradient, in the bias-corrected momentum m_hat."""
-    correction = 1 / _sma.bias_correction(step, b1)
+    """Of mu and of the gradient, in the bias-corrected momentum m_hat.
+
+    `rate` is the step's b1; `weight` the sum of mu's weights, None for a number.
+    """
+    correction = 1 / _bias_correction(step, rate, weight)
     if not nesterov:
         return correction, None
-    next_step = jnp.asarray(step, float) + 1
-    return b1 / _sma.bias_correction(next_step, b1), (1 - b1) * correction
+    next_rate, next_step = rate, jnp.asarray(step, float) + 1
+    if weight is not None:
+        next_rate = _history.rate_at("b1", b1, optax.safe_increment(step))
+        weight = _history.add_weight(weight, next_rate)
+    next_correction = _bias_correction(next_step, next_rate, weight)
+    return next_rate / next_correction, (1 - rate) * correction
 
 
 def _flatten_together(
@@ -193,8 +213,8 @@ def _flatten_together(
 
 
 def scale_by_moments(
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
+    b1: optax.ScalarOrSchedule = 0.9,
+    b2: optax.ScalarOrSchedule = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     threshold: ArrayLike | None = 5.0,
@@ -218,18 +238,24 @@ def scale_by_moments(
     With `nesterov`, :math:`\hat m_t = b_1 m_t / (1 - b_1^{t+1}) + (1 - b_1) g_t /
     (1 - b_1^t)`; with `amsgrad`, :math:`\hat v_t = \max_{s \le t} v_s / (1 - b_2^t)`.
 
+    If `b1` or `b2` is a schedule or an array, the product of its values so far takes
+    the place of :math:`b^t`; if `b2` is, the lengths of `scale_by_rectification` take
+    the place of :math:`\rho_t`, and once a step is tractable, all later ones divide.
     This is RAdam without r_t, which `scale_by_rectification` applies: use the same
     `b2` and `threshold` in both.
 
     Args:
-      b1: decay rate of the first moment, a number in [0, 1).
-      b2: decay rate of the second moment, a number in
-        ((threshold - 1) / (threshold + 1), 1).
+      b1: decay rate of the first moment, in [0, 1): a number; an array, which may be
+        another one in each step; or a schedule from the count of updates.
+      b2: decay rate of the second moment: a number in
+        ((threshold - 1) / (threshold + 1), 1), or an array or a schedule in [0, 1).
       eps: added to the denominator, beside the square root; a finite number >= 0.
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which the denominator is used, a number >= 4; None
         to use it always, which is Adam, with any `b2` in [0, 1).
-      nesterov: True for Nesterov momentum, one step ahead, in Optax's form.
+      nesterov: True for Nesterov momentum, one step ahead, in Optax's form: m_t is
+        multiplied by the next step's `b1` if that is a schedule; the next value of an
+        array is not known, and the current one is used.
       amsgrad: True to divide by the largest second moment so far, in TensorFlow
         Addons' form: the maximum is taken before the bias is corrected.
       mu_dtype: dtype of the first moment, real and floating; None for each
@@ -239,7 +265,8 @@ def scale_by_moments(
 
     Returns:
       An `optax.GradientTransformation`. Its state is a `ScaleByMomentsState`, whose
-      `nu_max` is None without `amsgrad`. Updates have the gradients' structure and
+      `nu_max` is None without `amsgrad`, and whose `decay_history`, scalars, is None if
+      `b1` and `b2` are numbers. Updates have the gradients' structure and
       shapes, in the dtype that gradient and `mu` promote to. `None` in the place of a
       gradient passes through. Finite gradients leave finite moments: above 1.3e19,
       squares saturate in float32. Infinite and NaN gradients show in the updates.
@@ -251,7 +278,8 @@ def scale_by_moments(
         gradient is complex and its parameter real, or if the state is not a
         `ScaleByMomentsState`.
       ValueError: if an argument is outside its range, a `nu_dtype` of 16 bits
-        included; from `update`, if the trees of gradients and state differ.
+        included; from `update`, if the trees of gradients and state differ, or if the
+        state was made for a number where `b1` or `b2` is none, or the other way round.
 
     Examples:
       >>> import jax.numpy as jnp, optax, optax_radam
@@ -269,12 +297,12 @@ def scale_by_moments(
       AMSGrad: Reddi et al. 2018 (https://arxiv.org/abs/1904.09237); Nesterov momentum:
       Dozat 2016, as `optax.scale_by_radam` has it.
     """
-    _arguments.check_decay_rate("b1", b1)
-    _arguments.check_decay_rate("b2", b2)
+    _arguments.check_rate_or_schedule("b1", b1)
+    _arguments.check_rate_or_schedule("b2", b2)
     _arguments.check_non_negative("eps", eps)
     _arguments.check_non_negative("eps_root", eps_root)
     if threshold is not None:
-        _arguments.check_threshold(threshold, b2)
+        _arguments.check_threshold_of_stage(threshold, b2)
     _arguments.check_flag("nesterov", nesterov)
     _arguments.check_flag("amsgrad", amsgrad)
     _arguments.check_moment_dtype("mu_dtype", mu_dtype, bits=16)
@@ -296,6 +324,7 @@ def scale_by_moments(
             mu=jax.tree.map(first, params),
             nu=jax.tree.map(second, params),
             nu_max=jax.tree.map(second, params) if amsgrad else None,
+            decay_history=_history.no_rates(b1, b2),
         )
 
     def update_fn(
@@ -312,14 +341,26 @@ def scale_by_moments(
                 "To change it during a run, replace `nu_max` in the state: with a copy "
                 "of its `nu` to turn it on, with None to turn it off."
             )
+        mu_weight, lengths = state.decay_history or (None, None)
+        _history.check_kind("b1", _history.is_number(b1), mu_weight)
+        _history.check_kind("b2", _history.is_number(b2), lengths)
         step = optax.safe_increment(state.count)
-        of_mu, of_gradient = _momentum_coefficients(step, b1, nesterov)
+        b1_now = _history.rate_at("b1", b1, step)
+        b2_now = _history.rate_at("b2", b2, step)
+        history = state.decay_history and _history.advance_both(
+            state.decay_history, b1_now, b2_now, threshold
+        )
+        mu_weight, lengths = history or (None, None)
+        of_mu, of_gradient = _momentum_coefficients(
+            step, b1, b1_now, mu_weight, nesterov
+        )
         scalars = _StepScalars(
-            b1=_split(b1),
-            b2=_split(b2),
+            b1=_split(b1_now),
+            b2=_split(b2_now),
             of_mu=of_mu,
             of_gradient=of_gradient,
-            nu_correction=1 / _sma.bias_correction(step, b2),
+            nu_correction=1
+            / _bias_correction(step, b2_now, lengths and lengths.weight),
             eps=eps,
             eps_root=None if _is_zero(eps_root) else eps_root,
         )
@@ -327,7 +368,11 @@ def scale_by_moments(
         scalars = jax.tree.map(lambda x: jnp.asarray(x, float), scalars)
         tractable = jnp.array(True)
         if threshold is not None:
-            tractable = _sma.is_tractable(step, b2, threshold)
+            tractable = (
+                lengths.rectified
+                if lengths
+                else _sma.is_tractable(step, b2_now, threshold)
+            )
         moments = [state.mu, state.nu] + ([state.nu_max] if amsgrad else [])
         treedef, rows = _flatten_together(updates, moments)
         results = [
@@ -340,6 +385,7 @@ def scale_by_moments(
             treedef.unflatten([result[index] for result in results])
             for index in range(1 + len(moments))
         )
-        return new_updates, ScaleByMomentsState(step, *moments)
+        new_state = ScaleByMomentsState(step, *moments)
+        return new_updates, new_state._replace(decay_history=history)
 
     return optax.GradientTransformation(init_fn, update_fn)

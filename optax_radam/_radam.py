@@ -17,8 +17,8 @@ _FALLBACKS: dict[str, dict[str, Any]] = {
 
 def radam(
     learning_rate: optax.ScalarOrSchedule,
-    b1: ArrayLike = 0.9,
-    b2: ArrayLike = 0.999,
+    b1: optax.ScalarOrSchedule = 0.9,
+    b2: optax.ScalarOrSchedule = 0.999,
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     threshold: ArrayLike = 5.0,
@@ -67,18 +67,24 @@ def radam(
 
     Args:
       learning_rate: a finite number >= 0, or a schedule from the count of updates.
-      b1: decay rate of the first moment, a number in [0, 1).
-      b2: decay rate of the second moment, a number in
-        ((threshold - 1) / (threshold + 1), 1): above 2/3 at the default threshold.
+      b1: decay rate of the first moment, in [0, 1): a number; an array, which may be
+        another one in each step; or a schedule from the count of updates.
+      b2: decay rate of the second moment: a number in
+        ((threshold - 1) / (threshold + 1), 1), above 2/3 at the default threshold; or
+        an array or a schedule in [0, 1), which bias corrections and r_t then follow as
+        in `scale_by_rectification`. Where it stays at or below that bound, training
+        stops.
       eps: added to the denominator, beside the square root; a finite number >= 0.
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which steps are adaptive, a number >= 4.
-      nesterov: True for Nesterov momentum, one step ahead, in Optax's form.
+      nesterov: True for Nesterov momentum, one step ahead, in Optax's form. If `b1`
+        is a schedule, it is that of the next step; if an array, the current one.
       amsgrad: True to divide by the largest second moment so far.
-      fallback: what to do before the threshold: "momentum", Algorithm 2; "skip", no
-        step along the gradient, as the authors' code with `degenerated_to_sgd=False`
-        (but the decay goes on, where that code decays only in steps that it takes); or
-        "shifted", adaptive steps with the first tractable factor.
+      fallback: what to do before the first tractable step: "momentum", Algorithm 2;
+        "skip", no step along the gradient, as the authors' code with
+        `degenerated_to_sgd=False` (but the decay goes on, where that code decays only
+        in steps that it takes); or "shifted", adaptive steps with the first tractable
+        factor, for which an array `b2` is taken for a constant, and a schedule refused.
       weight_decay: decoupled decay, multiplied by the learning rate but not by r_t: a
         finite number >= 0, or a schedule from the count of updates. For L2 instead,
         put `optax.add_decayed_weights` before this in a chain.
@@ -110,15 +116,17 @@ def radam(
       asks for `params`, and a dtype, or a function or a model for `mask`, is taken for
       a schedule: name those that you use in its `static_args`. Where parameters have 16
       bits, add `hyperparam_dtype=jnp.float32`, or b2 = 0.999 is rounded to 1 and
-      refused.
+      refused. `b1` and `b2` arrive as arrays and may change; name them if they do not.
 
     Raises:
-      TypeError: if an argument is of the wrong kind, or a flag is traced; from `init`
-        and `update`, if a leaf is an integer or a boolean, or a mask has leaves that
-        are not booleans; from `update`, if a stage's state is of another kind.
+      TypeError: if an argument is of the wrong kind, a flag is traced, or `b2` is a
+        schedule with "shifted"; from `init` and `update`, if a leaf is an integer or a
+        boolean, or a mask has leaves that are not booleans; from `update`, if a stage's
+        state is of another kind.
       ValueError: if an argument is outside its range; from `init`, if `mask` does not
         fit the parameters; from `update`, if the trees of gradients and state differ,
-        or if `params` is missing and there is a decay.
+        if `params` is missing and there is a decay, or if the state was made for a
+        number where `b1` or `b2` is none, or the other way round.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, optax_radam

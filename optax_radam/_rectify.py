@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_radam import _arguments, _dtypes, _schedules
+from optax_radam import _arguments, _dtypes, _history, _schedules
 
 
 class ScaleByRectificationState(NamedTuple):
@@ -21,6 +21,8 @@ class ScaleByRectificationState(NamedTuple):
 
     rectification_count: jax.Array  # shape (), int32: updates made so far
     rectification: jax.Array  # shape (), float: the factor last applied; 0 at first
+    # scalars, where `b2` is a schedule or an array: what the rates came to
+    length_history: _history.LengthHistory | None = None
 
 
 @jax.custom_jvp
@@ -54,7 +56,7 @@ def _scale_leaf(never_zero: bool, update: jax.Array, factor: jax.Array) -> jax.A
 
 
 def scale_by_rectification(
-    b2: ArrayLike,
+    b2: optax.ScalarOrSchedule,
     threshold: ArrayLike = 5.0,
     *,
     before: ArrayLike = 0.0,
@@ -68,25 +70,42 @@ def scale_by_rectification(
           \text{before} \cdot u_t & \text{otherwise}
         \end{cases}
 
+    If `b2` is a schedule or an array, the weights :math:`w_i` of the gradients in the
+    second moment, with :math:`\sum_i w_i = 1`, give the lengths in place of
+    :math:`\rho_t` and :math:`\rho_\infty`:
+
+    .. math::
+        n_t = \min\Big(2 \sum_i (t + 1 - i) w_i - 1, \; 1 \Big/ \sum_i w_i^2\Big),
+        \qquad N_t = 2 / (1 - b_{2,t}) - 1
+
+    A step is tractable if :math:`n_t \ge` threshold and :math:`N_t >` threshold. After
+    the first one that is, the factor of those that are not is 0 and no longer `before`.
+
     Args:
-      b2: decay rate of the second moment that is rectified, a number in
-        ((threshold - 1) / (threshold + 1), 1). It has no default because it must be
-        the one that the transformation before it in the chain uses.
-      threshold: smallest rho_t taken for tractable, a number >= 4.
+      b2: decay rate of the second moment that is rectified, the one that the
+        transformation before it in the chain uses, hence without a default. A Python
+        number in ((threshold - 1) / (threshold + 1), 1); or an array in [0, 1), which
+        may be another one in each step; or a schedule from the count of updates to
+        numbers in [0, 1). Where it stays at or below (threshold - 1) / (threshold + 1),
+        training stops.
+      threshold: smallest rho_t, or n_t, taken for tractable, a number >= 4.
       before: the factor until then, a finite number: 0 emits zeros (the authors' code
         with `degenerated_to_sgd=False`), 1 lets the updates through (Algorithm 2).
       shifted: True to begin with the factor of the first tractable step, so that no
-        step is lost; `before` is then never used.
+        step is lost; `before` is then never used. An array `b2` is then taken for a
+        constant, in ((threshold - 1) / (threshold + 1), 1), and a schedule is refused.
 
     Returns:
-      An `optax.GradientTransformation`. Its state is a `ScaleByRectificationState`;
+      An `optax.GradientTransformation`. Its state is a `ScaleByRectificationState`,
+      whose `length_history`, scalars, is None if `b2` is a number or with `shifted`;
       updates keep structure, shapes and dtypes, and are multiplied in float32 at least.
 
     Raises:
-      TypeError: if an argument is of the wrong kind, or `shifted` is traced; from
-        `init` and `update`, if a leaf is an integer or a boolean; from `update`, if
-        the state is not a `ScaleByRectificationState`.
-      ValueError: if `b2`, `threshold` or `before` is outside its range.
+      TypeError: if an argument is of the wrong kind, `shifted` is traced, or `b2` is a
+        schedule with it; from `init` and `update`, if a leaf is an integer or a
+        boolean; from `update`, if the state is not a `ScaleByRectificationState`.
+      ValueError: if `b2`, `threshold` or `before` is outside its range; from `update`,
+        if the state was made for a number and `b2` is none, or the other way round.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -97,23 +116,45 @@ def scale_by_rectification(
       >>> print(f"{optax.tree.get(state, 'rectification'):.4f}")
       0.0258
 
+      A `b2` that grows, as T5's does:
+
+      >>> transform = scale_by_rectification(b2=lambda count: 1 - (count + 1.0) ** -0.8)
+      >>> state = transform.init(jnp.zeros(2))
+      >>> for _ in range(10):
+      ...     updates, state = transform.update(jnp.ones(2), state)
+      >>> print(f"{optax.tree.get(state, 'rectification'):.4f}")
+      0.6764
+
     References:
-      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265).
+      Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265); the effective
+      sample size: Kish 1965, Survey Sampling.
     """
-    schedule = _schedules.rectification_schedule(
-        b2, threshold, before=before, shifted=shifted
-    )
+    _arguments.check_flag("shifted", shifted)
+    is_constant = _history.is_number(b2) or shifted
+    if is_constant:
+        if callable(b2):
+            raise TypeError(
+                '`b2` must be a number with `shifted=True` (`fallback="shifted"`), got '
+                f"{b2!r}: under a schedule, the first tractable step is not known "
+                "before it comes."
+            )
+        schedule = _schedules.rectification_schedule(
+            b2, threshold, before=before, shifted=shifted
+        )
+    else:
+        _arguments.check_threshold_of_stage(threshold, b2)
+        _arguments.check_finite("before", before)
 
     # r_t is 0 where rho_t <= 4, and float32 may round it to 4 from little above.
     never_zero = isinstance(threshold, numbers.Real) and threshold > 4.01
-    if not shifted:
-        never_zero &= _dtypes.is_nonzero(before)
+    never_zero &= is_constant and (shifted or _dtypes.is_nonzero(before))
 
     def init_fn(params: optax.Params) -> ScaleByRectificationState:
         _arguments.check_inexact_leaves("params", params)
         return ScaleByRectificationState(
             rectification_count=jnp.zeros([], jnp.int32),
             rectification=jnp.zeros([], float),
+            length_history=None if is_constant else _history.no_lengths(),
         )
 
     def update_fn(
@@ -124,15 +165,28 @@ def scale_by_rectification(
         del params
         _arguments.check_state(state, ScaleByRectificationState)
         _arguments.check_inexact_leaves("updates", updates)
+        if not shifted:
+            _history.check_kind("b2", is_constant, state.length_history)
         count = optax.safe_increment(state.rectification_count)
-        # From the new count, which then needs no copy of the old one on GPUs.
-        factor = schedule(count - 1)
+        history = state.length_history
+        if is_constant:
+            # From the new count, which then needs no copy of the old one on GPUs.
+            factor = schedule(count - 1)
+        else:
+            assert history is not None  # of this kind, as checked
+            b2_now = _history.rate_at("b2", b2, count)
+            history, factor = _history.advance(history, b2_now, threshold)
+            # Raw momentum, and `before` may be 1, never comes back in mid-run.
+            factor = jnp.where(
+                history.rectified, factor, jnp.asarray(before, factor.dtype)
+            )
         updates = jax.tree.map(lambda u: _scale_leaf(never_zero, u, factor), updates)
         # The state's own, which may have been made where `jax_enable_x64` was another.
         dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(state.rectification))
         return updates, ScaleByRectificationState(
             rectification_count=count,
             rectification=factor.astype(dtype),
+            length_history=history,
         )
 
     return optax.GradientTransformation(init_fn, update_fn)
@@ -140,7 +194,7 @@ def scale_by_rectification(
 
 def rectify(
     inner: optax.GradientTransformation,
-    b2: ArrayLike,
+    b2: optax.ScalarOrSchedule,
     threshold: ArrayLike = 5.0,
     *,
     shifted: bool = False,
@@ -170,8 +224,9 @@ def rectify(
         moment: `optax.scale_by_adam`, `optax.scale_by_belief`, your own. It runs from
         the first step; its updates are held back until they are tractable.
       b2: the decay rate of that second moment, a number in
-        ((threshold - 1) / (threshold + 1), 1). No default: transformations differ in
-        theirs (`optax.scale_by_rms` has 0.9).
+        ((threshold - 1) / (threshold + 1), 1); or an array or a schedule, as in
+        `scale_by_rectification`. No default: transformations differ in theirs
+        (`optax.scale_by_rms` has 0.9).
       threshold: smallest rho_t taken for tractable, a number >= 4.
       shifted: True to begin with the factor of the first tractable step, so that no
         step is lost. Not with stddev or acprop: their first steps are not bounded.
@@ -182,7 +237,8 @@ def rectify(
       Structure, shapes and dtypes are those of `inner`'s updates.
 
     Raises:
-      TypeError: if `inner` is not a transformation, or a number is not a scalar.
+      TypeError: if `inner` is not a transformation, a number is not a scalar, or `b2`
+        is a schedule with `shifted`.
       ValueError: if `b2` or `threshold` is outside its range.
 
     Examples:

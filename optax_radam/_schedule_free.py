@@ -47,7 +47,9 @@ def schedule_free_radam(
         b1, which magnifies rounding errors; below 2**-24, 1 - b1 is 1 in float32, y is
         z, and x is lost.
       b2: decay rate of the second moment, a number in
-        ((threshold - 1) / (threshold + 1), 1): above 0.6 at the default threshold.
+        ((threshold - 1) / (threshold + 1), 1): above 0.6 at the default threshold. An
+        array is taken for a constant, and a schedule refused: the weights in the
+        average are functions of the count.
       eps: added to the denominator, beside the square root; a finite number >= 0.
       threshold: smallest rho_t at which steps are taken, a number >= 4.
       weight_decay: decay at y, multiplied by the rectified learning rate: a finite

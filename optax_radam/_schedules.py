@@ -41,7 +41,7 @@ def rectification_schedule(
     Args:
       b2: decay rate of the second moment that is rectified, a number in
         ((threshold - 1) / (threshold + 1), 1). It has no default because it must be
-        the one that the moments use.
+        the one that the moments use. One that changes is for `scale_by_rectification`.
       threshold: smallest rho_t at which the variance of the adaptive learning rate is
         taken for tractable, a number >= 4 (the paper: above 4; its code and most
         implementations: 5).

@@ -68,11 +68,16 @@ def _negative_log(decay: ArrayLike) -> ArrayLike:
     return -jnp.where(near_one, log_near_one, log_elsewhere)
 
 
+def complement(decay: ArrayLike) -> Any:
+    """1 - decay, in Python's float64 where the decay rate is a Python number."""
+    if isinstance(decay, numbers.Real):
+        return 1 - float(decay)
+    return 1 - jnp.asarray(decay, float)
+
+
 def _limit(b2: ArrayLike) -> Any:
     """rho_inf, in Python's float64 where `b2` is a Python number."""
-    if isinstance(b2, numbers.Real):
-        return 2 / (1 - float(b2)) - 1
-    return 2 / (1 - jnp.asarray(b2, float)) - 1
+    return 2 / complement(b2) - 1
 
 
 def float_sma_length(step: float, b2: float) -> float:
@@ -203,9 +208,16 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
     References:
       Liu et al. 2020, Algorithm 2, line 10 (https://arxiv.org/abs/1908.03265).
     """
-    rho = sma_length(step, b2)
-    limit = _limit(b2)
-    undefined = rho <= 4  # as all are where the limit is; in this form NaN gives NaN
+    return rectification_of(sma_length(step, b2), _limit(b2))
+
+
+def rectification_of(rho: jax.Array, limit: Any) -> jax.Array:
+    """r_t of a length and of its limit, both floating.
+
+    0 where the length is 4 or less, and no more than 1; finite where the limit is below
+    the length, which it is if b2 has fallen.
+    """
+    undefined = rho <= 4  # in this form NaN gives NaN
     # Finite where it is not defined: `where` inside the square root too, whose gradient
     # at 0 is infinite.
     if isinstance(limit, float):
@@ -272,19 +284,14 @@ def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
     return jnp.asarray(first)
 
 
-def bias_correction(step: ArrayLike, decay: ArrayLike) -> jax.Array:
+def bias_correction(step: ArrayLike, decay: float) -> jax.Array:
     """1 - decay^t, by which a moving average started at zero is divided.
 
     Args:
       step: t, the steps taken, counted from 1; numbers of any shape.
-      decay: the average's decay rate, a number in [0, 1).
+      decay: the average's decay rate, a Python number in [0, 1).
 
     Returns:
       An array shaped like `step`, float32 (float64 in x64), in (0, 1].
     """
-    t = jnp.asarray(step, float)
-    correction = -jnp.expm1(-t * _negative_log(decay))
-    if isinstance(decay, numbers.Real):
-        return correction
-    # The same, but with the right derivative at a decay of 0.
-    return jnp.where(t == 1, 1 - jnp.asarray(decay, float), correction)
+    return -jnp.expm1(-jnp.asarray(step, float) * _negative_log(decay))

@@ -10,24 +10,27 @@ from typing import Any, TypeGuard
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optax_radam import _dtypes, _moments, _rectify
+from optax_radam import _arguments, _dtypes, _history, _moments, _rectify
 
 # The states of `optax.scale_by_learning_rate`: of a number, and of a schedule.
 _LEARNING_RATE_STATES = (optax.EmptyState, optax.ScaleByScheduleState)
 
 _Stages = tuple[Any, ...]
+_Kinds = tuple[type, ...]
+_OURS = (_moments.ScaleByMomentsState, _rectify.ScaleByRectificationState)
 
 
-def _is_chain_with(node: Any, kind: type) -> TypeGuard[_Stages]:
-    """Whether `node` is the state of a chain, one of whose stages is of this kind."""
-    return type(node) is tuple and any(isinstance(stage, kind) for stage in node)
+def _is_chain_with(node: Any, kinds: _Kinds) -> TypeGuard[_Stages]:
+    """Whether `node` is the state of a chain, one of whose stages is of these kinds."""
+    return type(node) is tuple and any(isinstance(stage, kinds) for stage in node)
 
 
 def _map_chains(
-    state: optax.OptState, kind: type, convert: Callable[[_Stages], _Stages]
+    state: optax.OptState, kinds: _Kinds, convert: Callable[[_Stages], _Stages]
 ) -> optax.OptState:
-    """Applies `convert` to every chain with a stage of this kind, inmost first.
+    """Applies `convert` to every chain with a stage of these kinds, inmost first.
 
     A stage that stands alone is taken for a chain of one.
     """
@@ -35,14 +38,14 @@ def _map_chains(
 
     def visit(node: Any) -> Any:
         nonlocal found
-        if isinstance(node, kind):
+        if isinstance(node, kinds):
             found = True
             converted = convert((node,))
             return converted[0] if len(converted) == 1 else converted
-        if _is_chain_with(node, kind):
+        if _is_chain_with(node, kinds):
             found = True
             return convert(
-                tuple(s if isinstance(s, kind) else descend(s) for s in node)
+                tuple(s if isinstance(s, kinds) else descend(s) for s in node)
             )
         return node
 
@@ -50,13 +53,14 @@ def _map_chains(
         return jax.tree.map(
             visit,
             node,
-            is_leaf=lambda n: isinstance(n, kind) or _is_chain_with(n, kind),
+            is_leaf=lambda n: isinstance(n, kinds) or _is_chain_with(n, kinds),
         )
 
     converted = descend(state)
     if not found:
+        names = " or a ".join(kind.__name__ for kind in kinds)
         raise ValueError(
-            f"`state` must hold a {kind.__name__}, and none is in "
+            f"`state` must hold a {names}, and none is in "
             f"{jax.tree.structure(state)}. If it comes from a checkpoint, restore that "
             "with the state of a new `init` as its target, or states are dictionaries."
         )
@@ -69,7 +73,13 @@ def _second_moment_like_ours(nu: jax.Array) -> jax.Array:
     return jnp.minimum(nu.real.astype(dtype), _dtypes.largest_square(dtype))
 
 
-def from_optax_state(state: optax.OptState) -> optax.OptState:
+def from_optax_state(
+    state: optax.OptState,
+    *,
+    b1: optax.ScalarOrSchedule = 0.9,
+    b2: optax.ScalarOrSchedule = 0.999,
+    threshold: ArrayLike = 5.0,
+) -> optax.OptState:
     r"""The state of a run with `optax.radam`, as `radam` continues it.
 
     .. math::
@@ -85,6 +95,13 @@ def from_optax_state(state: optax.OptState) -> optax.OptState:
         state is empty or a schedule's, the second is taken for a learning rate, which
         is `optax.radam`; if it is not, delete the third of the four states that come
         back. Abstract states are converted by `jax.eval_shape(from_optax_state, ...)`.
+        Or a tree with states of ours, for rates of another kind than so far: they get
+        the histories of `b1` and `b2`.
+      b1: decay rate of the first moment in the steps so far: a number, if it will be
+        one; or an array in [0, 1), for a constant; or a schedule.
+      b2: decay rate of the second moment, in the same way. A schedule must be one that
+        `jax.jit` can trace: a million steps are replayed in 0.05 s.
+      threshold: that of the stages, for arrays and schedules: a number >= 4.
 
     Returns:
       The same tree with the states that `radam` has, its decay a number and without
@@ -94,7 +111,9 @@ def from_optax_state(state: optax.OptState) -> optax.OptState:
       are shared, not copied: donate only one of the two states.
 
     Raises:
-      ValueError: if there is no state of `optax.radam` in `state`.
+      TypeError: if `b1`, `b2` or `threshold` is of the wrong kind.
+      ValueError: if one is outside its range, or if there is no state of `optax.radam`,
+        nor of ours, in `state`.
 
     Examples:
       >>> import jax.numpy as jnp, optax, optax_radam
@@ -109,6 +128,19 @@ def from_optax_state(state: optax.OptState) -> optax.OptState:
     References:
       `optax.radam` (https://optax.readthedocs.io/en/latest/api/optimizers.html).
     """
+    _arguments.check_rate_or_schedule("b1", b1)
+    _arguments.check_threshold_of_stage(threshold, b2)
+
+    def with_history(stage: Any) -> Any:
+        if isinstance(stage, _moments.ScaleByMomentsState):
+            history = _history.replay(stage.count, b1, b2, threshold)
+            return stage._replace(decay_history=history)
+        if isinstance(stage, _rectify.ScaleByRectificationState):
+            count = stage.rectification_count
+            # Not the moments' buffers, or the state could not be donated.
+            history = _history.replay(count, 0.0, b2, threshold)
+            return stage._replace(length_history=history and history.b2)
+        return stage
 
     def convert(stages: _Stages) -> _Stages:
         is_radam = len(stages) == 2 and isinstance(stages[1], _LEARNING_RATE_STATES)
@@ -129,9 +161,9 @@ def from_optax_state(state: optax.OptState) -> optax.OptState:
             ]
             if is_radam:
                 converted.append(optax.EmptyState())
-        return tuple(converted)
+        return tuple(map(with_history, converted))
 
-    return _map_chains(state, optax.ScaleByAdamState, convert)
+    return _map_chains(state, (optax.ScaleByAdamState, *_OURS), convert)
 
 
 def to_optax_state(state: optax.OptState) -> optax.OptState:
@@ -147,12 +179,13 @@ def to_optax_state(state: optax.OptState) -> optax.OptState:
 
     Returns:
       The same tree with the states that `optax.radam` has, in which the second moment
-      has the dtype of the first. A decay that is a number leaves no state, and is
-      dropped: `optax.radam` has none. One that has a state (a mask, a schedule) is
-      kept, as in `optax.chain(optax.scale_by_radam(), optax.add_decayed_weights(decay,
-      mask), optax.scale_by_learning_rate(rate))`. Of a chain of four by hand whose
-      third state is empty, that one is taken for such a decay and dropped too; under
-      `optax.inject_hyperparams`, `weight_decay` must be among `static_args`.
+      has the dtype of the first. Histories of changing rates are dropped. So is a
+      decay that is a number, and has no state: `optax.radam` has none. One that has a
+      state (a mask, a schedule) is kept, as in `optax.chain(optax.scale_by_radam(),
+      optax.add_decayed_weights(decay, mask), optax.scale_by_learning_rate(rate))`. Of
+      a chain of four by hand whose third state is empty, that one is taken for such a
+      decay and dropped too; under `optax.inject_hyperparams`, `weight_decay` must be
+      among `static_args`.
 
     Raises:
       ValueError: if there is no state of `radam` in `state`, if the one that is there
@@ -200,4 +233,4 @@ def to_optax_state(state: optax.OptState) -> optax.OptState:
                 del converted[1]
         return tuple(converted)
 
-    return _map_chains(state, _moments.ScaleByMomentsState, convert)
+    return _map_chains(state, (_moments.ScaleByMomentsState,), convert)

@@ -1,17 +1,27 @@
+import atexit
 import importlib
 import os
-import pathlib
+import shutil
 import signal
+import tempfile
 
-# LLVM then optimizes less, and programs compile in two thirds of the time. XLA divides
-# them among devices, and fuses them, as ever.
+# What tests compile runs for moments: LLVM optimizes little, and in one piece, and gets
+# what XLA's older code makes of loops (in jax 0.10; earlier has no newer, later ignores
+# this). Programs compile in a quarter of the time. XLA divides them among devices, and
+# fuses them, as ever.
 os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    " --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 ).strip()
 # What one process has compiled, others and those that tests start do not compile again.
+# It is kept after the tests only where the environment already says so, and where.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_cache")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
 os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parent / ".jax_cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
 import chex

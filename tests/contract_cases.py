@@ -27,6 +27,19 @@ class Case(NamedTuple):
 
 _MOMENTS = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "eps_root": 0.0, "threshold": 5.0}
 
+
+def _growing(count):
+    """A decay rate of 0 in the first step, as T5's."""
+    return 1 - (jnp.asarray(count, float) + 1) ** -0.8
+
+
+def _cycle(count):
+    """A decay rate that goes down and up again."""
+    return 0.9 + 0.05 * jnp.cos(jnp.asarray(count, float))
+
+
+_SCHEDULES = {**_MOMENTS, "b1": _cycle, "b2": _growing}
+
 _VARIANT = {"nesterov": True, "amsgrad": True}
 
 CASES = [
@@ -40,6 +53,13 @@ CASES = [
         "scale_by_rectification",
         optax_radam.scale_by_rectification,
         {"b2": 0.99, "threshold": 5.0, "before": 0.5},
+        keeps_moments=False,
+    ),
+    Case("scale_by_moments_scheduled", optax_radam.scale_by_moments, _SCHEDULES),
+    Case(
+        "scale_by_rectification_scheduled",
+        optax_radam.scale_by_rectification,
+        {"b2": _growing, "threshold": 5.0, "before": 0.5},
         keeps_moments=False,
     ),
     Case(
@@ -70,6 +90,12 @@ CASES = [
         },
         is_optimizer=True,
         all_ours=False,
+    ),
+    Case(
+        "radam_scheduled",
+        optax_radam.radam,
+        {"learning_rate": 0.1, "weight_decay": 0.01, **_SCHEDULES},
+        is_optimizer=True,
     ),
     Case(
         "radam_skip",

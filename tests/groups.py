@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from experiments.group import Work, initial_state, put, train_group
+from experiments.group import Work, put, seeds_of, train_group
 from experiments.train import Examples
 
 
@@ -31,18 +31,23 @@ def make_work(task, training, devices=None):
     )
 
 
-def train(work, programs, runs, state=None, after_step=lambda *_: None):
+def initial_state(programs, runs):
+    """The state of a group before the first update."""
+    return programs.init(None, seeds_of(programs, runs))
+
+
+def train(work, programs, runs, state=None, done=0, after_step=lambda _: None):
     """`train_group`, from the beginning, or from a state, which is donated."""
     data = put((work.task.train, work.held_out, work.task.test), programs.mesh, P())
     state = initial_state(programs, runs) if state is None else state
-    return train_group(work, programs, data, runs, state, after_step)
+    return train_group(work, programs, data, runs, state, done, after_step)
 
 
 def state_after(work, programs, runs, *steps):
     """The group's `train.State`, on the host, after each of these numbers of steps."""
     counted, found = itertools.count(1), []
 
-    def stop(state, _):
+    def stop(state):
         if next(counted) in steps:
             found.append(jax.tree.map(np.asarray, state))
         if len(found) == len(steps):
@@ -73,7 +78,7 @@ def difference(group, alone, index=0):
 
 def without_time(metrics):
     """Rows of metrics as plain lists, without the two columns that are timed."""
-    return [list(row[:-2]) for row in metrics]
+    return [list(row.values())[:-2] for row in metrics]
 
 
 def in_double(task):

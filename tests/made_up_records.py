@@ -3,11 +3,12 @@
 import dataclasses
 
 import jax
+from made_up import small_task
 
 from experiments import records
 from experiments.config import Arm, Flags, Grid, Run, Session, Training
-from experiments.group import EpochMetrics
-from experiments.report.records import Row, read_experiment
+from experiments.group import Work
+from experiments.report.records import read_experiment
 
 STEPS_PER_EPOCH = 3
 
@@ -31,64 +32,30 @@ def make_flags(**fields):
 
 
 def row(epoch=1, rate=0.1, arm="adam", seed=0, loss=1.5, accuracy=0.5, **metrics):
-    """A row without held-out examples, or with what `metrics` say."""
-    fields = {
-        "epoch": epoch,
-        "step": STEPS_PER_EPOCH * epoch,
-        "train_loss": loss,
-        "train_accuracy": accuracy,
-        "validation_loss": None,
-        "validation_accuracy": None,
-        "test_loss": loss,
-        "test_accuracy": accuracy,
-        "best_epoch": None,
-        "best_test_accuracy": None,
-        "seconds": 0.5,
-        "examples_per_second": 40.0,
-    }
-    run = Run(Arm(arm, "constant"), rate, seed)
-    return Row(run, EpochMetrics(**fields | metrics))
+    """A run, and metrics of an epoch: those given, others like the training's."""
+    fields = {"epoch": epoch, "step": STEPS_PER_EPOCH * epoch, "train_loss": loss}
+    fields |= {"train_accuracy": accuracy, "test_loss": loss, "test_accuracy": accuracy}
+    fields |= {"seconds": 0.5, "examples_per_second": 40.0}
+    return Run(Arm(arm, "constant"), rate, seed), fields | metrics
 
 
 def rows_of(flags, metrics):
     """Every row of an experiment; `metrics` says what `row` does not, of each run."""
     return [
-        row(epoch, **metrics(run))._replace(run=run)
+        (run, row(epoch, **metrics(run))[1])
         for run in flags.grid.runs()
         for epoch in range(1, flags.training.epochs + 1)
     ]
-
-
-def held_out(rows, epochs, best_epoch=1):
-    """The same rows as of an experiment with held-out examples."""
-    changed = []
-    for run, metrics in rows:
-        last = metrics.epoch == epochs
-        replaced = metrics._replace(
-            validation_loss=metrics.test_loss,
-            validation_accuracy=metrics.test_accuracy,
-            test_loss=metrics.test_loss if last else None,
-            test_accuracy=1 - metrics.test_accuracy if last else None,
-            best_epoch=best_epoch,
-            best_test_accuracy=0.75 if last else None,
-        )
-        changed.append(Row(run, replaced))
-    return changed
 
 
 def write(out, flags, rows):
     """Writes the files of an experiment and reads them back."""
     flags = dataclasses.replace(flags, session=Session(out=out))
     out.mkdir(exist_ok=True)
-    records.create(out, (), "tensorboard")
-    records.write_config(
-        flags,
-        command=records.command_line(flags),
-        data=records.Data("made-up images", 20, 7, "f40c" * 16),
-        steps_per_epoch=STEPS_PER_EPOCH,
-        devices=jax.devices(),
-    )
-    log = records.Log(flags, writes=True)
-    for row in rows:
-        log.append([row.run], [row.metrics])
+    task = small_task()
+    command = f"python -m {flags.module} for {flags.grid}"
+    work = Work(task, None, Training(batch_size=7), jax.devices())  # of three steps
+    records.create(out, records.describe(flags, command, task, work))
+    for run, metrics in rows:
+        records.append(flags, [run], [metrics])
     return read_experiment(out, type(flags))

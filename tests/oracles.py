@@ -5,8 +5,11 @@ in 60-digit decimal arithmetic, trajectories in NumPy's float64.
 """
 
 import decimal
+import functools
 
 import numpy as np
+import scipy.integrate
+import scipy.special
 
 _CONTEXT = decimal.Context(prec=60)
 
@@ -110,3 +113,27 @@ def authors_trajectory(gradients, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
             theta = theta - learning_rate * step_size * m / (np.sqrt(v) + eps)
         trajectory.append(theta)
     return np.stack(trajectory)
+
+
+def variance_of_rate(weights, visits=1.0):
+    """Variance of 1 / sqrt(S), where S is a weighted sum of squared standard normals.
+
+    Each square is in the sum with probability `visits`. By the Laplace transform of S,
+    E[S^-p] = integral of s^(p-1) E[exp(-s S)] ds / Gamma(p); here over log(s).
+    """
+    mean = visits * weights.sum()
+
+    def integrand(log_s):
+        s = np.exp(log_s)
+        of_squares = 1 / np.sqrt(1 + 2 * s * weights / mean)
+        laplace = np.prod(1 - visits + visits * of_squares)
+        return np.array([s, s**0.5]) * laplace / scipy.special.gamma([1, 0.5])
+
+    (square, root), _ = scipy.integrate.quad_vec(integrand, -50, 50, epsrel=1e-8)
+    return (square - root**2) / mean
+
+
+@functools.cache
+def variance_limit(b2):
+    """The variance of Adam's rate in the long run."""
+    return variance_of_rate((1 - b2) * b2 ** np.arange(20 / (1 - b2)))

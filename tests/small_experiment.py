@@ -21,11 +21,16 @@ from experiments.cifar10.config import Flags
 _ROOT = pathlib.Path(__file__).parent.parent
 
 
-def load_task(_):
-    task = small_task()
-    if "OTHER_DATA" in os.environ:
-        task.train.labels[0] = 1 - task.train.labels[0]
-    return task
+class SmallFlags(Flags):
+    """Those of the experiment with images, on a task that is quick to compile."""
+
+    make_task = staticmethod(small_task)
+
+    def load(self):
+        task = self.make_task()
+        if "OTHER_DATA" in os.environ:
+            task.train.labels[0] = 1 - task.train.labels[0]
+        return task
 
 
 @contextlib.contextmanager
@@ -62,12 +67,14 @@ def file_limit(size):
 def parse(line, *more):
     """The flags that a command line stands for."""
     args = [*line.split(), *map(str, more)]
-    return tyro.cli(Flags, args=args, config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(SmallFlags, args=args, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def run(line, out, *more, task=small_task):
     """The exit status of an experiment in this process."""
-    return main.run(parse(line, *more, "--out", out), lambda _: task())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SmallFlags, "make_task", staticmethod(task))
+        return main.run(parse(line, *more, "--out", out), "a command")
 
 
 def start(line, out, *more, **variables):
@@ -119,4 +126,4 @@ def contents(out):
 if __name__ == "__main__":
     for name in ("_START_SECONDS", "_HEARTBEAT_SECONDS"):
         setattr(processes, name, int(os.environ.get(name, getattr(processes, name))))
-    sys.exit(main.main(Flags, load_task))
+    sys.exit(main.main(SmallFlags))

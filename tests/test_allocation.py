@@ -42,7 +42,8 @@ def _page_faults(*arguments):
     not hasattr(ctypes.CDLL(None), "mallopt"), reason="of glibc's malloc"
 )
 def test_steps_get_their_memory_again_without_page_faults():
-    assert _page_faults("keep") < _page_faults() / 5
+    """Of 36 MB a call: without it, nearly all of these are faults."""
+    assert _page_faults("keep") < 20 * (36e6 / 4096) / 5
 
 
 def test_nothing_is_done_without_glibc(monkeypatch):
@@ -58,4 +59,5 @@ def test_an_experiment_keeps_it_before_it_reads_data(monkeypatch, tmp_path):
         assert called == [1]
         raise DataError("none")
 
-    assert main.run(Flags(session=Session(out=tmp_path / "out")), stop) == 1
+    monkeypatch.setattr(Flags, "load", stop)
+    assert main.run(Flags(session=Session(out=tmp_path / "out")), "") == 1

@@ -22,6 +22,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAYERS = (
     {"_arguments", "_dtypes", "_sharding"},
     {"_sma"},
+    {"_history"},
     {"_schedules", "_moments"},
     {"_rectify", "_weight_decay", "_describe"},
     {"_radam", "_schedule_free", "_state_conversion", "explain"},

@@ -69,8 +69,10 @@ def _all_plain(function, *args):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("image_shape", IMAGES + TINY)
+@pytest.mark.parametrize(
+    ("image_shape", "dtype"),
+    [*((shape, "float64") for shape in IMAGES + TINY), (IMAGES[1], "float32")],
+)
 def test_value_and_gradients(image_shape, dtype):
     inputs = _inputs(image_shape, dtype)
     _assert_close(jax.jit(ours)(*inputs), plain(*inputs))

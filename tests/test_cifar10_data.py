@@ -195,7 +195,9 @@ def test_a_training_shard_in_the_place_of_test_is_refused(prepared):
     (test,) = prepared.rglob("cifar10-test.array_record*")
     (train,) = prepared.rglob("cifar10-train.array_record*")
     shutil.copy(train, test)
-    found = r"'test' has 12 images, train_\d+ to train_\d+, instead of test_00000"
+    found = (
+        r"'test' has 12 images, train_\d+ to train_\d+, instead of all 12, each once"
+    )
     with pytest.raises(DataError, match=found):
         data.load_cifar10(prepared)
 

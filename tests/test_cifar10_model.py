@@ -11,11 +11,12 @@ from experiments.cifar10 import model
 
 @pytest.mark.parametrize("image_shape", [(32, 32, 3), (8, 8, 1), (16, 24, 2)])
 def test_shapes(image_shape):
-    cnn = model.CNN(image_shape, 10, rngs=nnx.Rngs(0))
-    logits = cnn(jnp.ones((2, *image_shape)))
+    cnn = nnx.eval_shape(lambda: model.CNN(image_shape, 10, rngs=nnx.Rngs(0)))
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    logits = nnx.eval_shape(lambda cnn, x: cnn(x), cnn, images)
     assert logits.shape == (2, 10)
     assert logits.dtype == jnp.float32
-    sizes = jax.tree.leaves(jax.tree.map(jnp.size, nnx.state(cnn, nnx.Param)))
+    sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(cnn, nnx.Param))]
     height, width, channels = image_shape
     # Weights and biases: six 3x3 convolutions, then two dense layers.
     convolutions = [channels, 32, 32, 64, 64, 128, 128]
@@ -25,7 +26,7 @@ def test_shapes(image_shape):
 
 
 def test_he_uniform_initial_weights():
-    cnn = model.CNN((32, 32, 3), 10, rngs=nnx.Rngs(0))
+    cnn = nnx.jit(lambda: model.CNN((8, 8, 3), 10, rngs=nnx.Rngs(0)))()
     kernel = cnn.convolutions[5].kernel[...]
     bound = np.sqrt(6 / (9 * 128))
     assert 0.99 * bound < np.abs(kernel).max() <= bound
@@ -33,12 +34,13 @@ def test_he_uniform_initial_weights():
 
 
 def test_dropout_depends_on_its_key_alone_and_drops_a_fifth():
-    cnn = model.CNN((8, 8, 1), 10, rngs=nnx.Rngs(0))
+    cnn = nnx.jit(lambda: model.CNN((8, 8, 1), 10, rngs=nnx.Rngs(0)))()
     x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
     keys = jax.random.split(jax.random.key(2))
-    np.testing.assert_array_equal(cnn(x, keys[0]), cnn(x, keys[0]))
-    assert not np.allclose(cnn(x, keys[0]), cnn(x, keys[1]))
-    assert not np.allclose(cnn(x, keys[0]), cnn(x))
+    logits = nnx.jit(lambda cnn, key: cnn(x, key))
+    np.testing.assert_array_equal(logits(cnn, keys[0]), logits(cnn, keys[0]))
+    assert not np.allclose(logits(cnn, keys[0]), logits(cnn, keys[1]))
+    assert not np.allclose(logits(cnn, keys[0]), logits(cnn, None))
     dropped = cnn.dropout(jnp.ones(100_000), rngs=keys[0])
     np.testing.assert_allclose(jnp.mean(dropped == 0), 0.2, atol=0.01)
     np.testing.assert_allclose(jnp.mean(dropped), 1.0, atol=0.01)

@@ -4,8 +4,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from experiments import main, records, schedules
-from experiments.cifar10 import __main__
+from experiments import main, schedules
 from experiments.cifar10.config import Flags, ImageTraining
 from experiments.cifar10.demo import FLAGS as DEMO
 from experiments.cifar10.presets import PRESETS
@@ -13,15 +12,15 @@ from experiments.config import Arm, ConfigError, Grid, OptimizerName
 
 
 def _main():
-    return main.main(Flags, __main__.load, PRESETS)
+    return main.main(Flags, PRESETS)
 
 
 def _flags(monkeypatch, *words):
     """The flags of a command line, and the command that is recorded."""
     seen = []
 
-    def run(flags, load_task, *, base=None):
-        seen.append((flags, records.command_line(flags, base)))
+    def run(flags, command):
+        seen.append((flags, command))
         return 0
 
     monkeypatch.setattr(main, "run", run)
@@ -40,7 +39,7 @@ def test_a_preset_is_a_flag_and_others_override_it(monkeypatch, name):
     assert (small.training.limit_train, small.training.epochs) == (200, 2)
     assert small.grid == flags.grid
     assert line == (
-        f"python -m experiments.cifar10 --preset {name} --epochs 2 --limit-train 200 "
+        f"python -m experiments.cifar10 --limit-train 200 --epochs 2 --preset {name} "
         "--data-dir DIR"
     )
 

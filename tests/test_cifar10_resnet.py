@@ -7,7 +7,7 @@ from flax import nnx
 from made_up import made_up_examples
 
 from experiments import train
-from experiments.cifar10 import augmentation, resnet
+from experiments.cifar10 import data, model
 from experiments.train import Task
 
 
@@ -16,16 +16,16 @@ def test_shapes_and_number_of_parameters():
 
     432 + 6 * 2,304 + (4,608 + 5 * 9,216) + (18,432 + 5 * 36,864) + 650 + 2 * 688.
     """
-    model = nnx.eval_shape(lambda: resnet.ResNet20(3, 10, rngs=nnx.Rngs(0)))
-    sizes = jax.tree.map(lambda x: x.size, nnx.state(model, nnx.Param))
+    net = nnx.eval_shape(lambda: model.ResNet20(3, 10, rngs=nnx.Rngs(0)))
+    sizes = jax.tree.map(lambda x: x.size, nnx.state(net, nnx.Param))
     assert sum(jax.tree.leaves(sizes)) == 269_722
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    logits = nnx.eval_shape(lambda m, x: m(x), model, images)
+    logits = nnx.eval_shape(lambda m, x: m(x), net, images)
     assert logits.shape == (2, 10)
 
 
 def test_a_block_that_halves_adds_every_second_pixel_and_zeros():
-    block = resnet.Block(2, 4, conv=jax.lax.conv_general_dilated, rngs=nnx.Rngs(0))
+    block = model.Block(2, 4, conv=jax.lax.conv_general_dilated, rngs=nnx.Rngs(0))
     block.second.norm.scale[...] = jnp.zeros(4)  # leaves the shortcut alone
     x = jax.random.uniform(jax.random.key(0), (1, 4, 4, 2))
     expected = np.zeros((1, 2, 2, 4))
@@ -35,7 +35,7 @@ def test_a_block_that_halves_adds_every_second_pixel_and_zeros():
 
 def test_crops_and_flips_show_each_image_moved_or_mirrored():
     images = jnp.arange(200 * 6 * 5, dtype=jnp.int32).reshape(200, 6, 5, 1) + 1
-    moved = augmentation.crop_and_flip(images, jax.random.key(0))
+    moved = data.crop_and_flip(images, jax.random.key(0))
     assert moved.shape == images.shape
     seen = set()
     for original, image in zip(np.asarray(images), np.asarray(moved), strict=True):
@@ -96,10 +96,10 @@ def test_training_moves_the_averages_of_batch_norm_and_evaluation_uses_them():
 
 @pytest.mark.soak
 def test_only_a_training_step_takes_the_statistics_of_its_batch():
-    model = resnet.ResNet20(1, 3, rngs=nnx.Rngs(0))
+    net = model.ResNet20(1, 3, rngs=nnx.Rngs(0))
     x = jax.random.uniform(jax.random.key(0), (4, 4, 4, 1))
-    np.testing.assert_array_equal(model(x), model(x))
-    untouched = model.first.norm.mean[...]
+    np.testing.assert_array_equal(net(x), net(x))
+    untouched = net.first.norm.mean[...]
     np.testing.assert_array_equal(untouched, 0)
-    model(x, jax.random.key(0))
-    assert np.all(model.first.norm.mean[...] != untouched)
+    net(x, jax.random.key(0))
+    assert np.all(net.first.norm.mean[...] != untouched)

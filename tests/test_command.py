@@ -8,10 +8,9 @@ import sys
 import pytest
 import small_experiment
 from made_up import small_task
-from small_experiment import contents, rows, run
+from small_experiment import SmallFlags, contents, rows, run
 
 from experiments import main
-from experiments.cifar10 import __main__ as cifar10
 from experiments.cifar10 import demo
 from experiments.cifar10.config import Flags
 from experiments.cifar10.presets import PRESETS
@@ -25,7 +24,8 @@ def _main(monkeypatch, *words, load=None):
     """The exit status of `python -m experiments.cifar10`, which loads that task."""
     monkeypatch.setattr(sys, "argv", ["cifar10", *map(str, words)])
     try:
-        return main.main(Flags, load or cifar10.load, PRESETS)
+        monkeypatch.setattr(SmallFlags, "load", load or Flags.load)
+        return main.main(SmallFlags, PRESETS)
     except SystemExit as exit:  # from the library that reads the flags
         return exit.code
 
@@ -47,17 +47,20 @@ def test_a_small_experiment(finished):
     assert len(found) == 2 * 2
     assert [row["step"] for row in found[:2]] == [3, 6]
     assert {path.name for path in finished.iterdir()} - {".lock"} == {
-        "accuracy_by_learning_rate.png",
         "checkpoints",
+        "comparisons.csv",
         "config.json",
+        "endings.csv",
+        "final_accuracies.png",
         "learning_curves.png",
         "metrics.csv",
         "metrics.jsonl",
         "report.html",
         "report.md",
-        "stability.png",
+        "runs.csv",
         "summary.csv",
         "tensorboard",
+        "throughput.csv",
     }
 
 
@@ -73,7 +76,7 @@ def test_a_report_can_be_drawn_again(monkeypatch, finished, capsys):
     (finished / "report.md").unlink()
     assert _main(monkeypatch, "report", finished) == 0
     assert (finished / "report.md").read_bytes() == before
-    assert capsys.readouterr().out == f"Report: {finished / 'report.md'}\n"
+    assert capsys.readouterr().out.endswith(f"Report: {finished / 'report.html'}\n")
 
 
 def test_whoever_stops_reading_gets_the_report_nevertheless(monkeypatch, finished):
@@ -93,7 +96,7 @@ def test_any_name_of_a_folder_can_be_printed(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     with small_experiment.quick():
         assert run(QUICK, "x[/b]y") == 0
-    assert "Report: x[/b]y/report.md" in capsys.readouterr().out
+    assert "Report: x[/b]y/report.html" in capsys.readouterr().out
     assert rows(tmp_path / "x[" / "b]y")
 
 
@@ -102,10 +105,22 @@ def test_any_name_of_a_folder_can_be_printed(monkeypatch, tmp_path, capsys):
     [
         (["--b2", "0.5"], 2, r"--b2 cannot be used with radam.*\(0.666666667, 1\)"),
         (["--out", b"\xff"], 2, r"--out must be UTF-8, got '\\udcff'"),
-        (["--out", "dangling"], 2, "--out must be a directory, got dangling"),
-        (["--out", "file/below"], 2, "--out must be a directory, got file/below"),
-        (["--resume"], 2, "--resume goes on with the experiment in --out, and runs/"),
-        (["--overwrite", "--out", "full"], 2, "--overwrite replaces results of this"),
+        (
+            ["--out", "dangling"],
+            2,
+            "--out must be a directory, and .*dangling is none",
+        ),
+        (
+            ["--out", "file/below"],
+            2,
+            "--out must be a directory, and .*file is none,",
+        ),
+        (
+            ["--resume"],
+            2,
+            "--out must be that of an experiment, and runs/digits/c",
+        ),
+        (["--overwrite", "--out", "full"], 2, "--out must be this program's to --over"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_data_is_read(
@@ -133,7 +148,7 @@ def test_what_cannot_be_run_is_refused_before_data_is_read(
 def test_what_the_data_does_not_allow_is_refused_on_one_line(
     monkeypatch, tmp_path, capsys, words, message
 ):
-    load = cifar10.load if "cifar10" in words else lambda _: small_task()
+    load = Flags.load if "cifar10" in words else lambda _: small_task()
     words = [*words.split(), "--out", tmp_path / "out"]
     assert _main(monkeypatch, *words, load=load) == 2
     error = capsys.readouterr().err
@@ -181,13 +196,26 @@ def test_help_lists_all_flags(monkeypatch, capsys):
 
 def test_a_preset_is_where_flags_begin(monkeypatch):
     given = []
-    monkeypatch.setattr(main, "run", lambda flags, _, base: given.append((flags, base)))
+    monkeypatch.setattr(main, "run", lambda *args: given.append(args))
     _main(monkeypatch, "--preset", "blog", "--epochs", "3", "--seeds", "1")
-    ((flags, base),) = given
-    assert base is PRESETS["blog"]
+    ((flags, command),) = given
+    base, typed = PRESETS["blog"], "--preset blog --epochs 3 --seeds 1"
+    assert command == f"python -m experiments.cifar10 {typed}"
     assert (flags.training.epochs, flags.grid.seeds) == (3, (1,))
     assert flags.grid.optimizers == base.grid.optimizers
     assert flags.training.schedule_steps == base.training.schedule_steps == 5000
+
+
+def test_the_recorded_command_names_no_directory(monkeypatch):
+    """And nothing else of the session, however it is spelled."""
+    given = []
+    monkeypatch.setattr(main, "run", lambda *args: given.append(args))
+    for words in ("--data-dir there --out here", "--data_dir=there --out=here"):
+        words = f"--augment {words} --checkpoint-seconds 3 --overwrite --b2 0.99"
+        _main(monkeypatch, *words.split())
+    assert [command for _, command in given] == 2 * [
+        "python -m experiments.cifar10 --augment --b2 0.99 --data-dir DIR"
+    ]
 
 
 def test_the_demo_has_the_three_arms_at_several_rates():

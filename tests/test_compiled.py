@@ -17,6 +17,11 @@ OPTIMIZERS = {
     "radam": optax_radam.radam(1e-3),
     "skip": optax_radam.radam(1e-3, fallback="skip"),
     "decay": optax_radam.radam(1e-3, weight_decay=0.1),
+    "schedules": optax_radam.radam(
+        1e-3,
+        optax.linear_schedule(0.95, 0.85, 100),
+        lambda count: 1 - (count + 1.0) ** -0.8,
+    ),
     "amsgrad": optax_radam.radam(1e-3, amsgrad=True, nesterov=True),
     "rectified Adam": optax.chain(
         optax_radam.rectify(optax.scale_by_adam(), b2=0.999),
@@ -32,7 +37,9 @@ def _compile(optimizer, params):
 
     state = jax.eval_shape(optimizer.init, params)
     step = jax.jit(step, donate_argnums=(0, 1))
-    return step.lower(params, state, params).compile()
+    # With XLA's newest code for loops, which conftest.py does without.
+    options = {"xla_backend_extra_options": ""}
+    return step.lower(params, state, params).compile(options)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts CPU's loops")

@@ -67,27 +67,29 @@ PROCESSES = "--coordinator localhost:1234 --processes 2 --process-id 1"
     ("line", "message"),
     [
         ("--optimizers", "--optimizers must be a list of one entry at least"),
-        ("--processes 2", "--coordinator is missing: several processes need --coord"),
-        ("--process-id 0 --coordinator a:1", "--processes is missing"),
-        (f"{PROCESSES} --distributed", "it excludes --coordinator, --processes"),
+        ("--processes 2", "--coordinator HOST:PORT, --processes N and --process-id I"),
+        ("--process-id 0 --coordinator a:1", "--process-id I need each other"),
+        (f"{PROCESSES} --distributed", "and exclude --distributed, which finds"),
         (f"{PROCESSES} --coordinator a", "--coordinator must be HOST:PORT, got 'a'"),
         (f"{PROCESSES} --process-id 2", r"--process-id must be in \[0, 1\], got 2"),
         (f"{PROCESSES} --processes 0", "--processes must be >= 1, got 0"),
-        ("--optimizers adam adam", "--optimizers must not repeat 'adam'"),
+        (
+            "--optimizers adam adam",
+            "--optimizers must not repeat 'adam'",
+        ),
         ("--optimizers lamb", "--optimizers must be one of adam, radam, .*lamb"),
         ("--optimizers sgd:cosine", "--schedules must be one of .*'cosine'"),
-        ("--optimizers sgd sgd:constant", "--optimizers must not repeat 'sgd constan"),
+        (
+            "--optimizers sgd sgd:constant",
+            "--optimizers must not repeat 'sgd consta",
+        ),
         (
             "--optimizers sgd:constant --schedules step-decay",
             "--schedules has 'step-decay', but all --optimizers name their own",
         ),
-        (
-            "--optimizers sgd:constant --schedules cosine",
-            "--schedules must be one of",
-        ),
         ("--schedules linear-warmup-3000000000", "--schedules must be one of"),
         ("--rates-of adam=0", "--rates-of must be NAME=RATE,RATE"),
-        ("--rates-of adam=1 adam=2", "--rates-of must be once for an optim"),
+        ("--rates-of adam=1 adam=2", "--rates-of must be .*each name once.* 'adam=2'"),
         ("--rates-of sgd=0.1", "--rates-of has 'sgd', which --optimizers has no"),
         ("--step-decay-at 1.0", r"--step-decay-at must be in \(0, 1\), got 1.0"),
         ("--step-decay-at", "--step-decay-at must be a list of one entry"),
@@ -98,7 +100,10 @@ PROCESSES = "--coordinator localhost:1234 --processes 2 --process-id 1"
             "--model resnet20 --optimizers schedule-free-radam",
             "--model resnet20 cannot be evaluated with the average",
         ),
-        ("--schedules constant constant", "--schedules must not repeat 'constant'"),
+        (
+            "--schedules constant constant",
+            "--schedules must not repeat 'constant'",
+        ),
         ("--seeds 1 1", "--seeds must not repeat 1"),
         ("--learning-rates 0.1 0.10", "--learning-rates must not repeat 0.1"),
         ("--learning-rates 0", "--learning-rates must be > 0, got 0.0"),
@@ -180,5 +185,5 @@ def test_thirty_thousand_seeds_are_quick():
 def test_a_b2_that_radam_refuses_is_refused():
     message = r"--b2 cannot be used with radam constant: `b2` must be in \(0.666666667"
     with pytest.raises(ConfigError, match=message):
-        run_module._check_optimizers(Flags(training=ImageTraining(b2=0.5)))
-    run_module._check_optimizers(parse("--optimizers adam --b2 0.5"))
+        run_module.check_optimizers(Flags(training=ImageTraining(b2=0.5)))
+    run_module.check_optimizers(parse("--optimizers adam --b2 0.5"))

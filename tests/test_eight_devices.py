@@ -3,11 +3,11 @@
 How many devices the host pretends to have is settled before JAX starts.
 """
 
+import os
 import pathlib
 import subprocess
 import sys
 
-import programs
 import pytest
 
 TESTS = pathlib.Path(__file__).parent
@@ -15,10 +15,13 @@ FILES = sorted((TESTS / "eight_devices").glob("test_*.py"))
 
 
 def _run(path, *options):
+    # What pytest is told by its environment is meant for this program alone.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:xdist", str(path), *options],
         cwd=TESTS.parent,
-        env=programs.environment("--xla_force_host_platform_device_count=8"),
+        env=inherited | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -179,9 +179,9 @@ class Other:
 
     def __init__(self, monkeypatch, *words):
         self._words = list(words)
-        monkeypatch.setattr(processes, "_meet", self._meet)
+        monkeypatch.setattr(processes, "_gather", self._gather)
 
-    def _meet(self, word):
+    def _gather(self, word):
         return [word, self._words.pop(0) if self._words else word]
 
 
@@ -194,9 +194,9 @@ def _facts(flags):
         raise InterruptedError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "_meet", keep)
+        patch.setattr(processes, "_gather", keep)
         with pytest.raises(InterruptedError):
-            run_module.run_experiment(flags, None, "", jax.devices()[:1])
+            run_module.run_experiment(flags, "", jax.devices()[:1])
     return words[0]
 
 
@@ -223,7 +223,7 @@ def test_every_difference_between_flags_is_named(
     Other(monkeypatch, _facts(flags[1]))
     message = f"All processes must be started alike, but {difference}"
     with pytest.raises(ConfigError, match=message):
-        run_module.run_experiment(flags[0], None, "", jax.devices()[:1])
+        run_module.run_experiment(flags[0], "", jax.devices()[:1])
 
 
 def test_another_setting_of_jax_is_named(monkeypatch, tmp_path):
@@ -231,21 +231,21 @@ def test_another_setting_of_jax_is_named(monkeypatch, tmp_path):
     with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable):
         Other(monkeypatch, _facts(flags))
     with pytest.raises(ConfigError, match="jax_threefry_partitionable is True in pro"):
-        run_module.run_experiment(flags, None, "", jax.devices()[:1])
+        run_module.run_experiment(flags, "", jax.devices()[:1])
 
 
 def test_other_data_is_named(monkeypatch, tmp_path):
     flags = parse(FLAGS, "--out", tmp_path / "out")
-    other = '{"the data\'s SHA-256": "f40c"}'
-    Other(monkeypatch, _facts(flags), "", other)
+    with monkeypatch.context() as patch:
+        patch.setenv("OTHER_DATA", "")
+        other = _facts(flags)
+    Other(monkeypatch, other)
     with pytest.raises(ConfigError, match=r"the data's SHA-256 is '.*' in process 0"):
-        run_module.run_experiment(
-            flags, small_experiment.load_task, "", jax.devices()[:1]
-        )
+        run_module.run_experiment(flags, "", jax.devices()[:1])
 
 
 def test_an_error_of_another_process_is_passed_on(monkeypatch):
-    Other(monkeypatch, "no data in DIR")
+    Other(monkeypatch, ["no data in DIR", {}])
     message = "process 1 cannot go on: no data in DIR"
     with pytest.raises(ConfigError, match=message), processes.together():
         pass
@@ -295,7 +295,7 @@ def test_a_taken_port_is_named():
         listening.listen()
         port = listening.getsockname()[1]
         flags = f"--coordinator 127.0.0.1:{port} --processes 2 --process-id 0"
-        with pytest.raises(ConfigError, match=f"port {port} of process 0 is taken"):
+        with pytest.raises(ConfigError, match=f"{port} cannot be used: .*in use"):
             processes.initialize(parse(flags).session)
 
 
@@ -304,13 +304,12 @@ def test_distributed_needs_something_that_started_it():
         processes.initialize(parse("--distributed").session)
 
 
-def test_words_of_different_lengths_are_gathered_whole(monkeypatch):
-    others = [np.int32(3), np.frombuffer("äz".encode() + b"..", np.uint8)]
+def test_facts_of_different_lengths_are_gathered_whole(monkeypatch):
+    others = [np.int32(4), np.frombuffer('"ä"..'.encode(), np.uint8)]
 
     def gather(mine):
-        other = np.resize(others.pop(0), np.shape(mine))
-        return np.stack([mine, other])
+        return np.stack([mine, np.resize(others.pop(0), np.shape(mine))])
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
-    assert processes._meet("mine") == ["mine", "äz"]
+    assert processes._gather("mine") == ["mine", "ä"]

@@ -1,12 +1,14 @@
 """Files of an experiment: written whole, read back, and refused if damaged."""
 
+import hashlib
 import json
 import math
 import os
 import pathlib
 
 import pytest
-from made_up_records import held_out, row, write
+from made_up import made_up_examples
+from made_up_records import row, write
 from small_experiment import file_limit
 
 from experiments import records
@@ -22,22 +24,14 @@ TWO_RATES = Flags(
 
 
 def test_round_trip(tmp_path):
-    rows = [row(), row(2), row(rate=0.2, loss=math.inf)]
+    rows = [row(), row(2, validation_loss=1.0), row(rate=0.2, loss=math.inf)]
     read = write(tmp_path / "out", TWO_RATES, rows)
-    assert read.rows[:2] == rows[:2]
-    assert math.isnan(read.rows[2].metrics.test_loss)
-    assert (read.grid, read.training) == (TWO_RATES.grid, TWO_RATES.training)
-    assert read.final_rows() == [read.rows[1], read.rows[2]]
-
-
-def test_what_was_not_evaluated_is_not_taken_for_diverged(tmp_path):
-    flags = Flags(
-        grid=Grid(learning_rates=(0.1,)),
-        training=ImageTraining(epochs=2, validation=5),
-    )
-    rows = held_out([row(), row(2)], epochs=2)
-    assert rows[0].metrics.test_loss is None
-    assert write(tmp_path, flags, rows).rows == rows
+    assert [found.run for found in read.rows] == [run.name for run, _ in rows]
+    assert [found.epoch for found in read.rows] == [1, 2, 1]
+    assert [found.test_loss for found in read.rows] == [1.5, 1.5, None]
+    assert [found.validation_loss for found in read.rows] == [None, 1.0, None]
+    assert read.training == TWO_RATES.training
+    assert read.runs == TWO_RATES.grid.runs()
 
 
 def test_rows_of_another_experiment_are_refused(tmp_path):
@@ -76,30 +70,21 @@ def test_config_names_command_versions_and_settings_but_no_directory(tmp_path):
     assert content["training"]["b2"] == 0.99
     assert content["jax_settings"]["jax_enable_x64"] is False
     assert {"python", "jax", "optax", "flax", "optax_radam"} <= set(content["versions"])
-    assert content["data"]["sha256"] == "f40c" * 16
-    assert records.command_line(flags) == (
-        "python -m experiments.cifar10 --b2 0.99 --dataset cifar10 --data-dir DIR"
-    )
-
-
-def test_recorded_commands_spell_switches_as_the_command_line_does():
-    augmenting = Flags(training=ImageTraining(augment=True))
-    assert records.command_line(augmenting).endswith("cifar10 --augment")
-    base = Flags(training=ImageTraining(augment=True), preset="paper")
-    line = records.command_line(Flags(preset="paper"), base)
-    assert line.endswith("--preset paper --no-augment")
+    arrays = [array for part in made_up_examples() for array in part]
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays))
+    assert content["data"] == {
+        "description": "made-up images",
+        "train_images": 20,
+        "test_images": 7,
+        "sha256": digest.hexdigest(),
+    }
 
 
 def test_write_whole_keeps_the_old_file_if_writing_fails(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError("no space left")
-
-    with pytest.raises(OSError, match="no space left"):
-        records.write_whole(path, fail)
+    with file_limit(100), pytest.raises(OSError, match="too large"):
+        records.write_whole(path, bytes(200))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -108,62 +93,54 @@ def test_write_whole_follows_no_link(tmp_path):
     theirs = tmp_path / "theirs"
     theirs.write_text("theirs")
     (tmp_path / "file.part").symlink_to(theirs)
-    records.write_whole(tmp_path / "file", lambda file: file.write(b"ours"))
+    records.write_whole(tmp_path / "file", b"ours")
     assert theirs.read_text() == "theirs"
     assert (tmp_path / "file").read_text() == "ours"
     assert not (tmp_path / "file.part").is_symlink()
 
 
 @pytest.fixture
-def log(tmp_path):
-    """A log with the first epoch of a run of two."""
+def flags(tmp_path):
+    """Those of an experiment that has the first epoch of a run of two."""
     write(tmp_path, TWO_RATES, [row()])
-    return _open(tmp_path)
+    return Flags(TWO_RATES.grid, TWO_RATES.training, Session(out=tmp_path))
 
 
-def _open(out, **options):
-    flags = Flags(TWO_RATES.grid, TWO_RATES.training, Session(out=out))
-    return records.Log(flags, **{"writes": True} | options)
+def _append(flags, row):
+    records.append(flags, *([of] for of in row))
 
 
-def _epochs(out):
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["epoch"] for line in lines]
+def _begin(flags):
+    """Epochs behind each run, and their rows' numbers."""
+    behind, rows = records.find_rows(flags, [[run] for run in flags.grid.runs()])
+    return behind, [json.loads(line)["epoch"] for line in rows.splitlines()]
 
 
-def test_a_full_disk_leaves_whole_rows(tmp_path, log):
+def test_a_full_disk_leaves_whole_rows(tmp_path, flags):
     """A limit on the file's size stands for it: it cuts a row short."""
     size = (tmp_path / "metrics.jsonl").stat().st_size
-    with file_limit(size + 100), pytest.raises(OSError, match=r"large: .*cs.jsonl"):
-        log.append([row(2).run], [row(2).metrics])
-    assert _epochs(tmp_path) == [1]
-    log.append([row(2).run], [row(2).metrics])
-    assert _epochs(tmp_path) == [1, 2]
+    (tmp_path / "checkpoints" / "adam-constant-0.1-s0" / "1").mkdir(parents=True)
+    with file_limit(size + 100), pytest.raises(OSError, match="large"):
+        _append(flags, row(2))
+    assert _begin(flags) == ([1, 0, 0, 0], [1])
 
 
-def test_a_torn_line_is_replaced(tmp_path, log):
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"run": "adam-')
-    log = _open(tmp_path)
-    log.append([row(2).run], [row(2).metrics])
-    assert _epochs(tmp_path) == [1, 2]
-    assert _open(tmp_path).has_finished([row().run])
-
-
-def test_a_process_that_does_not_write_leaves_the_file(tmp_path, log):
-    reading = _open(tmp_path, writes=False)
-    reading.keep([row().run], 0)
-    reading.append([row(2).run], [row(2).metrics])
-    assert _epochs(tmp_path) == [1]
+def test_rows_after_the_checkpoint_go(tmp_path, flags):
+    _append(flags, row(1, rate=0.2))
+    _append(flags, row(2, rate=0.2))
+    assert _begin(flags) == ([0, 2, 0, 0], [1, 2])
+    (tmp_path / "checkpoints" / "adam-constant-0.1-s0" / "1").mkdir(parents=True)
+    assert _begin(flags) == ([1, 2, 0, 0], [1, 1, 2])
 
 
 def test_results_must_go_where_all_processes_see_them(tmp_path):
-    with pytest.raises(ConfigError, match="must be on a file system that all process"):
-        _open(tmp_path)
+    flags = Flags(session=ImageSession(out=tmp_path))
+    with pytest.raises(DataError, match=r"metrics.jsonl cannot be read \(FileNotFound"):
+        _begin(flags)
 
 
-def _check(path, *, overwrite=False, resume=False):
-    records.check_out(path, overwrite=overwrite, resume=resume)
+def _check(path, **session):
+    records.check_out(Flags(session=ImageSession(out=path, **session)))
 
 
 def test_out_may_be_new_or_empty(tmp_path):
@@ -175,7 +152,7 @@ def test_out_may_be_new_or_empty(tmp_path):
 
 def test_out_must_not_have_files(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(ConfigError, match=r"--out must be .*empty.*--overwrite"):
+    with pytest.raises(ConfigError, match=r"--out must be a new .*--overwrite"):
         _check(tmp_path)
 
 
@@ -200,7 +177,7 @@ def test_overwriting_takes_no_folder_of_others(tmp_path, content):
     (tmp_path / "checkpoints").mkdir()
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ConfigError, match="--overwrite replaces results of this prog"):
+    with pytest.raises(ConfigError, match="--out must be this program's to --over"):
         _check(tmp_path, overwrite=True)
 
 
@@ -214,7 +191,7 @@ def test_overwriting_replaces_results_and_nothing_else(tmp_path):
 
 def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
     write(tmp_path, TWO_RATES, [row(1), row(2)])
-    records.create(tmp_path, (), "tensorboard")
+    records.create(tmp_path, records.read_config(tmp_path, ImageTraining))
     _check(tmp_path, overwrite=True)
 
 
@@ -230,5 +207,5 @@ def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
 def test_committed_results_can_be_read(name, flags_class, runs):
     folder = ROOT / "experiments" / "results" / name
     experiment = read_experiment(folder, flags_class)
-    assert [row.run for row in experiment.final_rows()] == experiment.grid.runs()
-    assert len(experiment.final_rows()) == runs
+    assert {row.run for row in experiment.rows} == {run.name for run in experiment.runs}
+    assert len(experiment.runs) == runs

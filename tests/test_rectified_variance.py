@@ -16,7 +16,6 @@ import optax
 import oracles
 import problems
 import pytest
-import scipy.integrate
 import scipy.special
 
 import optax_radam
@@ -138,32 +137,9 @@ def _rectified_rates(row, gradients):
     return _rates(chain, row.numerator, gradients)
 
 
-def _variance_of_rate(weights, visits=1.0):
-    """Variance of 1 / sqrt(S), where S is a weighted sum of squared standard normals.
-
-    Each square is in the sum with probability `visits`. By the Laplace transform of S,
-    E[S^-p] = integral of s^(p-1) E[exp(-s S)] ds / Gamma(p); here over log(s).
-    """
-    mean = visits * weights.sum()
-
-    def integrand(log_s):
-        s = np.exp(log_s)
-        of_squares = 1 / np.sqrt(1 + 2 * s * weights / mean)
-        laplace = np.prod(1 - visits + visits * of_squares)
-        return np.array([s, s**0.5]) * laplace / scipy.special.gamma([1, 0.5])
-
-    (square, root), _ = scipy.integrate.quad_vec(integrand, -50, 50, epsrel=1e-8)
-    return (square - root**2) / mean
-
-
-def _limit(b2):
-    """The variance of Adam's rate in the long run."""
-    return _variance_of_rate((1 - b2) * b2 ** np.arange(20 / (1 - b2)))
-
-
 def _check(row, variances, rtol):
     """Checks the variances of the rectified rate against figures and verdict."""
-    variances = np.array(variances) / _limit(B2)
+    variances = np.array(variances) / oracles.variance_limit(B2)
     found = [variances.min(), variances.max()]
     np.testing.assert_allclose(found, row.figures, rtol=rtol)
 
@@ -181,7 +157,7 @@ def _check(row, variances, rtol):
 def test_variance_is_that_of_the_inverse_chi_distribution(n):
     gamma = scipy.special.gamma
     mean = gamma((n - 1) / 2) / gamma(n / 2) / 2**0.5
-    actual = _variance_of_rate(np.ones(n))
+    actual = oracles.variance_of_rate(np.ones(n))
     np.testing.assert_allclose(actual, 1 / (n - 2) - mean**2, rtol=1e-6)
 
 
@@ -203,7 +179,7 @@ def test_exact_variance_of_the_rectified_rate(name):
         # It is a quadratic form, so the numerator is right too.
         np.testing.assert_allclose(point @ form @ point, at_point, rtol=1e-9)
         weights = np.linalg.eigvalsh(form[:step, :step]).clip(min=0)
-        variances.append(_variance_of_rate(weights))
+        variances.append(oracles.variance_of_rate(weights))
     _check(row, variances, rtol=2e-3)
 
 
@@ -220,7 +196,7 @@ def test_variance_that_needs_no_rectification(name):
     transform, numerator = NOTHING_TO_RECTIFY[name]
     chain = optax.chain(transform)
     rates = _rates(chain, lambda g, state, step: numerator(g), _normal_gradients())
-    assert max(np.var(x) for x in rates) <= _limit(B2)
+    assert max(np.var(x) for x in rates) <= oracles.variance_limit(B2)
 
 
 def test_no_rate_of_amsgrad_is_above_that_of_adam():
@@ -236,9 +212,9 @@ def test_variance_of_adam_at_the_default_b2():
     def rectified(step):
         weights = (1 - b2) * b2 ** np.arange(step) / (1 - b2**step)
         r = float(oracles.rectification(step, b2))
-        return r**2 * _variance_of_rate(weights)
+        return r**2 * oracles.variance_of_rate(weights)
 
-    actual = np.array([rectified(step) for step in steps]) / _limit(b2)
+    actual = np.array([rectified(step) for step in steps]) / oracles.variance_limit(b2)
     np.testing.assert_allclose(actual, [0.465, 0.724, 0.963, 0.902], rtol=2e-3)
 
 
@@ -246,5 +222,5 @@ def test_variance_of_sparse_rows():
     # With a gradient in 1% of the steps, in the long run, where r_t is 1.
     b2 = 0.999
     weights = b2 ** np.arange(20 / (1 - b2))
-    variance = _variance_of_rate(weights / (0.01 * weights.sum()), visits=0.01)
-    np.testing.assert_allclose(variance / _limit(b2), 189.5, rtol=1e-3)
+    variance = oracles.variance_of_rate(weights / (0.01 * weights.sum()), visits=0.01)
+    np.testing.assert_allclose(variance / oracles.variance_limit(b2), 189.5, rtol=1e-3)

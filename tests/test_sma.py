@@ -28,7 +28,8 @@ def _worst_errors(b2, exact_b2, smallest_rho=0):
         static_argnums=() if isinstance(b2, jax.Array) else 1,
     )
     rho_errors, r_errors = [], []
-    for step, rho, r in zip(STEPS, *functions(STEPS, b2), strict=True):
+    found = jax.device_get(functions(STEPS, b2))
+    for step, rho, r in zip(STEPS, *found, strict=True):
         expected_rho = oracles.sma_length(int(step), exact_b2)
         expected_r = oracles.rectification(int(step), exact_b2)
         rho_errors.append(oracles.relative_error(rho, expected_rho))
@@ -72,7 +73,7 @@ def test_traced_b2_matches_60_digits_at_its_float32_value(b2):
 @pytest.mark.parametrize("b2", [0.0, 1e-30, 0.3, 0.5, 0.59])
 @pytest.mark.parametrize("make", [float, jnp.float32])
 def test_b2_too_small_to_rectify_is_exact_and_never_nan(b2, make):
-    rho = optax_radam.sma_length(STEPS, make(b2))
+    rho = np.asarray(optax_radam.sma_length(STEPS, make(b2)))
     for step, actual in zip(STEPS, rho, strict=True):
         expected = oracles.sma_length(int(step), float(make(b2)))
         assert oracles.relative_error(actual, expected) < 5e-7
@@ -104,11 +105,10 @@ def test_first_step_at_which_rho_reaches_5(b2):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999, 0.999999])
-@pytest.mark.parametrize("make", [float, jnp.float32])
-def test_bias_correction(decay, make):
+def test_bias_correction(decay):
     for step in (1, 2, 10, 10**5, 10**7):
-        expected = -np.expm1(step * np.log(max(float(make(decay)), 1e-300)))
-        actual = _sma.bias_correction(jnp.int32(step), make(decay))
+        expected = -np.expm1(step * np.log(max(decay, 1e-300)))
+        actual = _sma.bias_correction(jnp.int32(step), decay)
         np.testing.assert_allclose(actual, expected, rtol=3e-7)
 
 
@@ -177,11 +177,6 @@ def test_tractable_from_the_step_whose_rho_reaches_the_threshold(step, b2):
     assert not _sma.is_tractable(step, b2, rho * (1 + 1e-11))
     assert _sma.is_tractable(step, b2, rho * (1 - 1e-11))
     assert not _sma.is_tractable(step - 1, b2, rho * (1 - 1e-11))
-
-
-@pytest.mark.parametrize(("step", "slope"), [(1, -1.0), (2, 0.0), (10, 0.0)])
-def test_gradient_of_the_bias_correction_at_a_decay_of_0(step, slope):
-    assert jax.grad(_sma.bias_correction, 1)(step, 0.0) == slope
 
 
 @pytest.mark.parametrize(("step", "slope"), [(1, 0.0), (2, 2.0), (10, 2.0)])

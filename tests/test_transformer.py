@@ -17,7 +17,7 @@ from experiments.transformer.__main__ import Flags
 
 @pytest.fixture(scope="module")
 def sorting():
-    return transformer.load(Flags())
+    return Flags().load()
 
 
 def _layer_norm(x):
@@ -106,7 +106,7 @@ def test_command(monkeypatch, tmp_path, capsys):
     out = tmp_path / "out"
     flags = "--optimizers radam-shifted --learning-rates 3e-3 --seeds 0 --epochs 2"
     monkeypatch.setattr(sys, "argv", ["transformer", *flags.split(), "--out", str(out)])
-    assert main.main(Flags, transformer.load) == 0
+    assert main.main(Flags) == 0
     lines = (out / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["step"] for row in rows] == [64, 128]

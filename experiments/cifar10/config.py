@@ -2,28 +2,22 @@
 
 import dataclasses
 import pathlib
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from experiments import config
-from experiments.config import ConfigError
-
-DatasetName = Literal["digits", "cifar10"]
-ModelName = Literal["cnn", "resnet20"]
-DtypeName = Literal["float32", "bfloat16"]
-PresetName = Literal["blog", "blog-fair", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageTraining(config.Training):
     """Settings of training, with images and model."""
 
-    dataset: DatasetName = "digits"
+    dataset: Literal["digits", "cifar10"] = "digits"
     """Images: scikit-learn's digits (8x8, no download), or CIFAR-10 (32x32)."""
-    model: ModelName = "cnn"
+    model: Literal["cnn", "resnet20"] = "cnn"
     """The blog's CNN, or ResNet-20 with BatchNorm."""
     augment: bool = False
     """Crop and flip training images at random."""
-    compute_dtype: DtypeName = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the layers; parameters, logits and losses are float32 in any case."""
 
 
@@ -45,7 +39,7 @@ class Flags(config.Flags):
 
     training: ImageTraining = ImageTraining()
     session: ImageSession = ImageSession()
-    preset: PresetName | None = None
+    preset: Literal["blog", "blog-fair", "paper"] | None = None
     """Flags to begin with, any of which can be given besides: the blog's comparison,
     a fair one, or the paper's."""
 
@@ -54,7 +48,7 @@ class Flags(config.Flags):
         super().__post_init__()
         averaged, model = "schedule-free-radam", self.training.model
         if model != "cnn" and averaged in {arm.optimizer for arm in self.grid.arms}:
-            raise ConfigError(
+            raise config.ConfigError(
                 f"--model {model} cannot be evaluated with the average that "
                 f"{averaged} keeps: its BatchNorm has the statistics of other weights."
             )
@@ -63,3 +57,9 @@ class Flags(config.Flags):
     def name(self) -> str:
         """Name of the data set."""
         return self.training.dataset
+
+    def load(self) -> Any:
+        """Reads the images: `train.Task`."""
+        from experiments.cifar10 import data  # for which --help need not wait
+
+        return data.load(self)

@@ -7,12 +7,11 @@ TFDS's own, so either builder finds what the other has prepared, if it is stored
 array_record; TFRecord needs TensorFlow.
 """
 
-import functools
 import io
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import filelock
 import jax
@@ -27,10 +26,9 @@ from flax import nnx
 from tensorflow_datasets.core import registered
 from tensorflow_datasets.image_classification import cifar
 
-from experiments.cifar10 import augmentation, convolution
+from experiments.cifar10 import convolution
 from experiments.cifar10.config import Flags, ImageTraining
-from experiments.cifar10.model import CNN
-from experiments.cifar10.resnet import ResNet20
+from experiments.cifar10.model import CNN, ResNet20
 from experiments.config import ConfigError, DataError
 from experiments.train import Examples, Model, Task
 
@@ -38,6 +36,7 @@ from experiments.train import Examples, Model, Task
 _AUGMENTATION = 1000
 SIZES = {"train": 50_000, "test": 10_000}  # images of CIFAR-10
 _RECORD_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
+_MARGIN = 4  # pixels by which images move at most
 _CONNECT_SECONDS = 10.0  # TFDS itself retries for minutes where there is no network
 
 
@@ -51,12 +50,7 @@ class Images(NamedTuple):
 
 
 def load(flags: Flags) -> Task:
-    """Reads the images that the flags name, for their model.
-
-    Raises:
-      ConfigError: if --data-dir cannot be a directory.
-      DataError: if they are neither there nor to be had.
-    """
+    """Reads the images that the flags name, for their model."""
     digits = flags.training.dataset == "digits"
     images = load_digits() if digits else load_cifar10(flags.session.data_dir)
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
@@ -82,7 +76,7 @@ def make_task(
     def logits(model: Model, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
         if training.augment and key is not None:
             moving = jax.random.fold_in(key, _AUGMENTATION)
-            inputs = augmentation.crop_and_flip(inputs, moving)
+            inputs = crop_and_flip(inputs, moving)
         pixels = inputs.astype(jnp.result_type(float)) / images.pixel_max
         result: jax.Array = model(pixels, key)
         return result
@@ -90,10 +84,27 @@ def make_task(
     return Task(images.train, images.test, make_model, logits, images.description)
 
 
+def crop_and_flip(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Moves each image by up to 4 pixels, filling in black, and mirrors half of them.
+
+    Images are (n, height, width, channels).
+    """
+    move_key, flip_key = jax.random.split(key)
+    corners = jax.random.randint(move_key, (len(images), 2), 0, 2 * _MARGIN + 1)
+    margin = ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0))
+
+    def crop(padded: jax.Array, corner: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(padded, (*corner, 0), images.shape[1:])
+
+    cropped = jax.vmap(crop)(jnp.pad(images, margin), corners)
+    flip = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flip, cropped[:, :, ::-1], cropped)
+
+
 def load_digits() -> Images:
     """scikit-learn's 1,797 handwritten digits at 8x8, in a fixed stratified split."""
     digits = sklearn.datasets.load_digits()
-    train_images, test_images, *labels = sklearn.model_selection.train_test_split(
+    *images, train_labels, test_labels = sklearn.model_selection.train_test_split(
         digits.images.astype(np.uint8)[..., np.newaxis],
         digits.target.astype(np.int32),
         train_size=1437,
@@ -101,8 +112,8 @@ def load_digits() -> Images:
         random_state=0,
     )
     return Images(
-        train=Examples(train_images, labels[0]),
-        test=Examples(test_images, labels[1]),
+        Examples(images[0], train_labels),
+        Examples(images[1], test_labels),
         pixel_max=16,
         description="scikit-learn's bundled handwritten digits, 8x8",
     )
@@ -111,28 +122,29 @@ def load_digits() -> Images:
 def load_cifar10(data_dir: pathlib.Path | None) -> Images:
     """CIFAR-10, which is downloaded and prepared if it is not there.
 
-    Args:
-      data_dir: the TFDS directory; None for `$TFDS_DATA_DIR` or TFDS's default.
-
-    Raises:
-      ConfigError: if `data_dir` cannot be a directory.
-      DataError: if the data cannot be downloaded or read, or is not CIFAR-10.
+    The directory is TFDS's; None stands for `$TFDS_DATA_DIR`, or for TFDS's default.
     """
-    default = os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
     try:
-        directory = pathlib.Path(data_dir or default).expanduser()
+        directory = pathlib.Path(given).expanduser()
     except RuntimeError as error:  # ~name of a user who does not exist
         raise ConfigError(
-            f"--data-dir must be a directory, got {str(data_dir or default)!r}: {error}"
+            f"--data-dir must be a directory, got {str(given)!r}: {error}"
         ) from error
     try:
         builder = _prepared_builder(directory)
-        train, _ = _read_split(builder, "train")
-        test, encoding = _read_split(builder, "test")
-    except DataError:
-        raise
+        (train, _), (test, encoding) = (_read_split(builder, part) for part in SIZES)
+    except requests.RequestException as error:
+        raise DataError(
+            f"CIFAR-10 is not in {directory} (looked for cifar10/{Cifar10.VERSION} "
+            f"there), and cannot be downloaded ({type(error).__name__}: {error}). "
+            "Either name the TensorFlow Datasets directory that holds it: --dataset "
+            "cifar10 --data-dir DIR; or run the same command where there is a network, "
+            "and copy that directory here; or train on the data that is always there: "
+            "--dataset digits."
+        ) from error
     # TFDS and array_record raise errors of many kinds: for damaged files, another
-    # format, a download that broke off, a full disk, ...
+    # format, a full disk, ...
     except Exception as error:
         path = directory / "cifar10" / str(Cifar10.VERSION)
         raise DataError(
@@ -177,41 +189,26 @@ with registered.skip_registration():  # TFDS has a "cifar10" already
 
 def _prepared_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
     """TFDS's builder, after downloading and preparing what is not there."""
-    make = functools.partial(Cifar10, data_dir=directory, file_format="array_record")
-    if (builder := make()).is_prepared():
+    builder = Cifar10(data_dir=directory, file_format="array_record")
+    if builder.is_prepared():
         return builder
-    _check_download(builder._cifar_info.url, directory)
+    url = builder._cifar_info.url
+    archive = pathlib.PurePosixPath(url).name.removesuffix(".tar.gz")
+    # TFDS takes what an earlier attempt has downloaded.
+    if not any((directory / "downloads").rglob(f"*{archive}*.tar.gz")):
+        requests.head(url, timeout=_CONNECT_SECONDS).raise_for_status()
     directory.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(directory / ".cifar10.lock"):  # one process prepares
-        if not (builder := make()).is_prepared():
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
+        builder = Cifar10(data_dir=directory, file_format="array_record")
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_config=config)  # unless it is there now
     return builder
 
 
-def _check_download(url: str, directory: pathlib.Path) -> None:
-    """Refuses to download where the server cannot be reached."""
-    archive = pathlib.PurePosixPath(url).name.removesuffix(".tar.gz")
-    if any((directory / "downloads").rglob(f"*{archive}*.tar.gz")):
-        return  # TFDS takes what an earlier attempt has downloaded
-    try:
-        requests.head(url, timeout=_CONNECT_SECONDS).raise_for_status()
-    except requests.RequestException as error:
-        raise DataError(
-            f"CIFAR-10 is not in {directory} (looked for cifar10/{Cifar10.VERSION} "
-            f"there), and {url} cannot be reached to download it "
-            f"({type(error).__name__}). Either name the TensorFlow Datasets directory "
-            "that holds it: --dataset cifar10 --data-dir DIR; or run the same command "
-            "where there is a network, and copy that directory here; or train on the "
-            "data that is always there: --dataset digits."
-        ) from error
-
-
 def _read_split(
-    builder: tfds.core.DatasetBuilder, split: Literal["train", "test"]
-) -> tuple[Examples, str]:
-    """Returns one split, in the order stored, and the images' encoding: PNG or JPEG."""
+    builder: tfds.core.DatasetBuilder, split: str
+) -> tuple[Examples, str | None]:
+    """One split, in the order stored, and the images' encoding: PNG or JPEG."""
     # PIL decodes, whatever else is installed: the same pixels everywhere.
     decoders = {"image": tfds.decode.SkipDecoding()}
     source = builder.as_data_source(split=split, decoders=decoders)
@@ -221,13 +218,12 @@ def _read_split(
     labels = np.array([record["label"] for record in records], np.int32)
     # TFDS reads another split's file too, or fewer images than there are.
     ids = sorted(record["id"].decode() for record in records)
-    expected = [f"{split}_{index:05d}" for index in range(SIZES[split])]
-    if ids != expected:
+    if ids != [f"{split}_{index:05d}" for index in range(SIZES[split])]:
         raise ValueError(
             f"its split {split!r} has {len(ids)} images, {ids[0]} to {ids[-1]}, "
-            f"instead of {expected[0]} to {expected[-1]}, each once"
+            f"instead of all {SIZES[split]}, each once"
         )
     if labels.min() < 0 or labels.max() >= Flags.classes:
         found = f"in [{labels.min()}, {labels.max()}]"
         raise ValueError(f"its split {split!r} has labels {found}, not in [0, 9]")
-    return Examples(pixels, labels), str(images[0].format)
+    return Examples(pixels, labels), images[0].format

@@ -9,7 +9,6 @@ import pathlib
 import sys
 
 from experiments import main
-from experiments.cifar10.__main__ import load
 from experiments.cifar10.config import Flags, ImageSession, ImageTraining
 from experiments.config import Grid
 
@@ -26,4 +25,4 @@ FLAGS = Flags(
 
 if __name__ == "__main__":
     # Its batches are small, and its figures those of one device.
-    sys.exit(main.run(FLAGS, load, command="make demo", max_devices=1))
+    sys.exit(main.run(FLAGS, "make demo", max_devices=1))

@@ -1,13 +1,15 @@
 """Flags by name, each a question."""
 
-from experiments.cifar10.config import Flags, ImageTraining, PresetName
+from experiments.cifar10.config import Flags, ImageTraining
 from experiments.config import Grid
 
 _ADAMS = ("adam", "radam", "radam-skip", "schedule-free-radam")
 _WARMUPS = ("untuned-linear-warmup", "untuned-exponential-warmup")
 _SCHEDULES = ("constant", "warmup-linear-decay-5000", "warmup-linear-decay")
+_WARM_ADAMS = (f"adam:{w}+{length}" for w in _WARMUPS for length in _SCHEDULES[1:])
+_STEPPED = (f"adam:linear-warmup-{n}+step-decay" for n in (100, 200, 500, 1000))
 
-PRESETS: dict[PresetName, Flags] = {
+PRESETS = {
     # The post as it was: two optimizers, and two schedules.
     "blog": Flags(
         preset="blog",
@@ -19,18 +21,13 @@ PRESETS: dict[PresetName, Flags] = {
         preset="blog-fair",
         grid=Grid(
             optimizers=(
-                *_ADAMS,
-                *(f"adam:{warmup}" for warmup in _WARMUPS),
-                *(f"adam:{w}+{length}" for w in _WARMUPS for length in _SCHEDULES[1:]),
-                "sgd",
-                "adagrad",
-                "rmsprop",
+                *(*_ADAMS, *(f"adam:{warmup}" for warmup in _WARMUPS), *_WARM_ADAMS),
+                *("sgd", "adagrad", "rmsprop"),
             ),
             schedules=_SCHEDULES,
             learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-            rates_of=(
-                "sgd=0.001,0.003,0.01,0.03,0.1",
-                "adagrad=0.001,0.003,0.01,0.03,0.1",
+            rates_of=tuple(
+                f"{x}=0.001,0.003,0.01,0.03,0.1" for x in ("sgd", "adagrad")
             ),
             seeds=tuple(range(10)),
         ),
@@ -40,12 +37,7 @@ PRESETS: dict[PresetName, Flags] = {
     "paper": Flags(
         preset="paper",
         grid=Grid(
-            optimizers=(
-                "sgd",
-                "adam",
-                "radam",
-                *(f"adam:linear-warmup-{n}+step-decay" for n in (100, 200, 500, 1000)),
-            ),
+            optimizers=("sgd", "adam", "radam", *_STEPPED),
             schedules=("step-decay",),
             learning_rates=(0.1, 0.03, 0.01, 0.003),
             seeds=tuple(range(5)),

@@ -1,21 +1,34 @@
 """The report of an experiment: text, a page for the browser, pictures, tables.
 
-Importing it is quick: JAX and Matplotlib are imported when a report is written.
+Importing it is quick: pandas and Matplotlib are imported when a report is written.
 """
 
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any
-
-from experiments.report import files
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from experiments.report.records import Experiment
 
+EVENT_FOLDER = "tensorboard"
+PAGE_FILE = "report.html"
+FILES = (
+    PAGE_FILE,
+    "report.md",
+    "final_accuracies.png",
+    "learning_curves.png",
+    "metrics.csv",
+    "runs.csv",
+    "summary.csv",
+    "comparisons.csv",
+    "endings.csv",
+    "throughput.csv",
+)
+
 
 def write_report(experiment: "Experiment", out_dir: pathlib.Path) -> None:
-    """Draws the pictures and writes text, page, tables and event files, each whole.
+    """Writes text, page, pictures, tables and event files, each whole or not at all.
 
     Files of an earlier report that this one lacks are removed.
 
@@ -27,48 +40,37 @@ def write_report(experiment: "Experiment", out_dir: pathlib.Path) -> None:
       OSError: if they cannot be written.
     """
     from experiments import records
-    from experiments.report import (
-        event_files,
-        figures,
-        selection,
-        tables,
-        text,
-        web_page,
-    )
+    from experiments.report import figures, pages, tables
 
-    selected = selection.Selection(experiment)
-    pictures = figures.write_figures(experiment, selected, out_dir)
-    markdown = text.markdown(experiment, selected, pictures)
-    title = markdown.partition("\n")[0].removeprefix("# ")
-    embedded = {name: (out_dir / name).read_bytes() for name in pictures}
-    texts = {
-        files.REPORT_FILE: markdown,
-        files.PAGE_FILE: web_page.page(markdown, title, embedded),
-        files.METRICS_TABLE_FILE: tables.metrics_csv(experiment),
-        files.SUMMARY_TABLE_FILE: tables.summary_csv(selected),
-    }
-    for name, content in texts.items():
-        encoded = content.encode()
-        records.write_whole(out_dir / name, lambda file, b=encoded: file.write(b))  # type: ignore[misc]
-    event_files.write_event_files(experiment, out_dir)
-    for name in {*files.REPORT_FILES} - {*pictures, *texts}:
+    found = tables.make_tables(experiment)
+    pictures = figures.draw(experiment, found)
+    contents = pictures | pages.render(experiment, found, pictures)
+    for name, content in contents.items():
+        records.write_whole(out_dir / name, content)
+    pages.write_events(found.rows, out_dir / EVENT_FOLDER)
+    for name in {*FILES} - {*contents}:
         (out_dir / name).unlink(missing_ok=True)
 
 
-def announce(out_dir: pathlib.Path, *tables: Any) -> None:
-    """Prints tables, and where the report is, to whoever still reads.
-
-    Args:
-      out_dir: where it is.
-      *tables: of rich.
-    """
+def announce(experiment: "Experiment", out_dir: pathlib.Path) -> None:
+    """Prints the final accuracies, and where the page is, to whoever still reads."""
+    import rich.box
     import rich.console
+    import rich.table
 
-    console = rich.console.Console()
+    from experiments.report import pages, tables
+
+    found = tables.make_tables(experiment)
+    accuracy = f"{found.part}_accuracy"
+    names = ("arm", "learning_rate", "n", accuracy, "note")
+    columns = pages.cells(found.summary, *names)
+    shown = rich.table.Table(*columns, box=rich.box.SIMPLE_HEAD, show_edge=False)
+    for line in zip(*columns.values(), strict=True):
+        shown.add_row(*line)
+    console = rich.console.Console(markup=False)
     with console.capture() as text:
-        for table in tables:
-            console.print(table)
+        console.print(shown)
     try:
-        print(f"{text.get()}Report: {out_dir / files.REPORT_FILE}", flush=True)
+        print(f"{text.get()}Report: {out_dir / PAGE_FILE}", flush=True)
     except BrokenPipeError:  # of `| head`; what is left must not be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -47,57 +47,53 @@ def report_main(flags_class: type[Flags], arguments: Sequence[str]) -> int:
 
 
 def _write_report(flags_class: type[Flags], flags: ReportFlags) -> None:
-    """Reads, merges and writes.
-
-    Raises:
-      ConfigError: if directories are missing, taken or cannot be merged.
-      DataError: if records are damaged.
-      OSError: if the report cannot be written.
-    """
-    _check(flags)
+    out = _checked_out(flags)
     # --help and wrong flags need not wait for JAX.
     from experiments import records, report
-    from experiments.report import merging
-    from experiments.report.records import read_experiment
+    from experiments.report.records import merge, read_experiment
 
-    for run in flags.runs:
-        if not (run / records.CONFIG_FILE).is_file():
+    for path in (run / records.CONFIG_FILE for run in flags.runs):
+        if not path.is_file():
             raise ConfigError(
-                f"RUN must be an experiment's directory, got {run}: "
-                f"{run / records.CONFIG_FILE} is missing."
+                f"RUN must be an experiment's directory, got {path.parent}: "
+                f"{path} is missing."
             )
-    experiment = merging.merge(
+    experiment = merge(
         [read_experiment(run, flags_class) for run in flags.runs],
         [str(run) for run in flags.runs],
     )
     if not experiment.rows:
-        raise ConfigError(
-            "There is nothing to report: no epoch of any run is finished."
-        )
-    out = flags.out or flags.runs[0]
+        raise ConfigError("RUN has nothing to report: no epoch of any run is finished.")
     out.mkdir(parents=True, exist_ok=True)
     report.write_report(experiment, out)
-    report.announce(out)
+    report.announce(experiment, out)
 
 
-def _check(flags: ReportFlags) -> None:
-    if not flags.runs:
-        raise ConfigError("RUN must be one directory at least, got none.")
-    if len({run.resolve() for run in flags.runs}) < len(flags.runs):
-        raise ConfigError("RUN must not repeat a directory.")
+def _checked_out(flags: ReportFlags) -> pathlib.Path:
+    """The directory for the report.
+
+    Raises:
+      ConfigError: if it is missing, taken, or one of those merged.
+    """
+    resolved = {run.resolve() for run in flags.runs}
+    if not flags.runs or len(resolved) < len(flags.runs):
+        got = " ".join(map(str, flags.runs)) or "none"
+        raise ConfigError(f"RUN must be one directory or different ones, got {got}.")
     out = flags.out
-    if out is not None and out.exists() and not out.is_dir():
+    if out is None:
+        if len(flags.runs) > 1:
+            raise ConfigError("--out is needed: where does the merged report go?")
+        return flags.runs[0]
+    if out.exists() and not out.is_dir():
         raise ConfigError(f"--out must be a directory, got the file {out}.")
-    if out is not None and out.is_dir() and any(out.iterdir()) and not flags.overwrite:
+    if out.is_dir() and any(out.iterdir()) and not flags.overwrite:
         raise ConfigError(
             f"--out must be a new or an empty directory, got {out}, which has files in "
             "it. Name another, or replace the report in it with --overwrite."
         )
-    if len(flags.runs) > 1:
-        if out is None:
-            raise ConfigError("--out is needed: where does the merged report go?")
-        if out.resolve() in {run.resolve() for run in flags.runs}:
-            raise ConfigError(
-                f"--out must be another directory than those merged, got {out}, "
-                "whose own report it would replace."
-            )
+    if len(flags.runs) > 1 and out.resolve() in resolved:
+        raise ConfigError(
+            f"--out must be another directory than those merged, got {out}, whose own "
+            "report it would replace."
+        )
+    return out

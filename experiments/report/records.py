@@ -1,105 +1,101 @@
-"""Reads what an experiment has written, for its report."""
+"""What experiments have written, as one: read, and joined if they are comparable."""
 
-import json
-import math
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments.config import Flags, Grid, Run, Training
-from experiments.group import EpochMetrics
-from experiments.records import (
-    CONFIG_FILE,
-    METRICS_FILE,
-    columns,
-    read_errors,
-    read_rows,
+from experiments.config import (
+    ConfigError,
+    Flags,
+    Grid,
+    Run,
+    Training,
+    differences,
+    flag_name,
 )
-
-
-class Row(NamedTuple):
-    """A finished epoch of a run."""
-
-    run: Run
-    metrics: EpochMetrics
-
-    def columns(self, unit: str) -> dict[str, Any]:
-        """Names and values as in files; `unit` is that of the examples."""
-        return columns(self.run, self.metrics, unit)
+from experiments.records import METRICS_FILE, Row, read_config, read_errors, read_rows
 
 
 class Experiment(NamedTuple):
-    """An experiment as recorded: settings, circumstances and rows."""
+    """An experiment as recorded, or several."""
 
     name: str  # of the data or the task
     unit: str
     classes: int
-    grid: Grid
     training: Training
     steps_per_epoch: int
-    command: str
+    command: str  # a line for each experiment
     data: str  # which data these are
-    settings: dict[str, Any]  # of JAX, that results depend on
+    facts: dict[str, Any]  # what results depend on besides the run
     machine: str
     versions: dict[str, str]
-    rows: list[Row]  # in the order in which the epochs finished
+    rows: list[Row]  # each epoch of a run once
     runs: list[Run]  # all that were to be made
-
-    def final_rows(self) -> list[Row]:
-        """Each run's last finished epoch, in the order in which the runs were made."""
-        return list({row.run: row for row in self.rows}.values())
 
 
 def read_experiment(out: pathlib.Path, flags_class: type[Flags]) -> Experiment:
-    """Reads back what `write_config` and `Log` have written.
-
-    Args:
-      out: where they have written it.
-      flags_class: of the experiment that was run.
-
-    Raises:
-      DataError: if a file is missing or was not written by them.
-    """
-    path = out / CONFIG_FILE
-    with read_errors(path):
-        content = json.loads(path.read_text())
-        task, data, unit = content["task"], content["data"], content["task"]["unit"]
-        grid = _parsed(type(flags_class.grid), content["grid"])
-        training = _parsed(type(flags_class.training), content["training"])
-        runs = grid.runs()
-        return Experiment(
-            name=task["name"],
-            unit=unit,
-            classes=task["classes"],
-            grid=grid,
-            training=training,
-            steps_per_epoch=content["steps_per_epoch"],
-            command=content["command"],
-            data=f"{data['description']}; {data[f'train_{unit}']:,} training and "
-            f"{data[f'test_{unit}']:,} test {unit}, SHA-256 {data['sha256'][:12]}...",
-            settings=content["jax_settings"],
-            machine=content["machine"],
-            versions=content["versions"],
-            rows=_read_rows(out / METRICS_FILE, unit, runs),
-            runs=runs,
-        )
-
-
-def _parsed(kind: Any, fields: dict[str, Any]) -> Any:
-    return kind(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    """Reads the records of an experiment; a `DataError` says that they are damaged."""
+    config = read_config(out, type(flags_class.training))
+    data, unit, runs = config.data, config.task.unit, config.grid.runs()
+    with read_errors(out):
+        train, test = (f"{getattr(data, f'{of}_{unit}'):,}" for of in ("train", "test"))
+    grid = {flag_name(field) for field in vars(Grid())}
+    rows = read_rows(out / METRICS_FILE, {run.name for run in runs})
+    return Experiment(
+        **config.task.model_dump(),
+        training=config.training,
+        steps_per_epoch=config.steps_per_epoch,
+        command=config.command,
+        data=f"{data.description}; {train} training and {test} test {unit}, SHA-256 "
+        f"{data.sha256[:12]}...",
+        facts={name: x for name, x in config.facts().items() if name not in grid},
+        machine=config.machine,
+        versions=config.versions,
+        rows=[*{(row.run, row.epoch): row for row in rows}.values()],
+        runs=runs,
     )
 
 
-def _read_rows(path: pathlib.Path, unit: str, runs: list[Run]) -> list[Row]:
-    by_name, rows = {run.name: run for run in runs}, []
-    for number, row in enumerate(read_rows(path, by_name), start=1):
-        with read_errors(path, f", line {number}"):
-            row["examples_per_second"] = row.pop(f"{unit}_per_second")
-            # Older records lack the columns of held-out examples.
-            metrics: dict[str, Any] = {m: row.get(m) for m in EpochMetrics._fields}
-            for part in ("train", "validation", "test"):
-                evaluated = metrics[f"{part}_accuracy"] is not None
-                if evaluated and metrics[f"{part}_loss"] is None:
-                    metrics[f"{part}_loss"] = math.nan  # JSON has no word for it
-            rows.append(Row(by_name[row["run"]], EpochMetrics(**metrics)))
-    return rows
+def merge(experiments: Sequence[Experiment], names: Sequence[str]) -> Experiment:
+    """Joins experiments, whose grids may differ, and whose `names` are for messages.
+
+    A run may be in several of them if its results agree; where it was interrupted in
+    one, the longer one is taken. A `ConfigError` names what differs and must not.
+    """
+    first = experiments[0]
+    known: dict[tuple[str, int], tuple[Row, str]] = {}
+    for experiment, name in zip(experiments, names, strict=True):
+        _refuse(names[0], name, "", differences(first.facts, experiment.facts))
+        for row in experiment.rows:
+            before, owner = known.setdefault((row.run, row.epoch), (row, name))
+            what = f"{row.run} is in both and came out differently, epoch {row.epoch}: "
+            _refuse(owner, name, what, differences(*map(_results, (before, row))))
+    versions: dict[str, list[str]] = {}
+    for package, version in (v for e in experiments for v in e.versions.items()):
+        versions.setdefault(package, []).append(version)
+    return first._replace(
+        command="\n".join(dict.fromkeys(e.command for e in experiments)),
+        machine=_joined(e.machine for e in experiments),
+        versions={package: _joined(found) for package, found in versions.items()},
+        rows=[row for row, _ in known.values()],
+        runs=[*dict.fromkeys(run for e in experiments for run in e.runs)],
+    )
+
+
+def _results(row: Row) -> dict[str, Any]:
+    """Its fields, but for what no two trainings share."""
+    return {name: x for name, x in row.model_dump().items() if "second" not in name}
+
+
+def _refuse(
+    a: str, b: str, what: str, found: Iterable[tuple[str, object, object]]
+) -> None:
+    for name, there, here in found:
+        raise ConfigError(
+            f"{a} and {b} cannot be merged: {what}{name} is {there!r} in the one and "
+            f"{here!r} in the other."
+        )
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " and ".join(dict.fromkeys(texts))

@@ -1,123 +1,201 @@
-"""Tables of an experiment: files for other programs, and one for the terminal."""
+"""Tables of an experiment: pandas frames, made of its records and nothing else."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from typing import Any
+import itertools
+import math
+import re
+from typing import Any, NamedTuple
 
-import rich.box
-import rich.table
+import numpy as np
+import pandas as pd
+import scipy.stats
 
-from experiments.report import statistics
+import optax_radam
+from experiments import schedules
+from experiments.config import Arm
 from experiments.report.records import Experiment
-from experiments.report.selection import Selection
 
-_RUNS_IN_TERMINAL = 40  # more would scroll away
-
-
-def metrics_csv(experiment: Experiment) -> str:
-    """All rows; what was not evaluated is empty, a loss that is not finite is nan."""
-    unit = experiment.unit
-    return _csv([row.columns(unit) for row in experiment.rows])
-
-
-def summary_csv(selection: Selection) -> str:
-    """The final table: a line for each arm at each rate."""
-    lines = []
-    for arm in selection.arms:
-        choice = selection.choices.get(arm)
-        for point in selection.points(arm):
-            chosen = choice is not None and choice.point is point
-            line: dict[str, Any] = {
-                "optimizer": arm.optimizer,
-                "schedule": arm.schedule,
-                "learning_rate": point.learning_rate,
-                "finished": len(point.final("train_accuracy")),
-                "diverged": len(point.diverged),
-            }
-            for metric in ("validation", "test", "best_test"):
-                final = point.final(f"{metric}_accuracy")
-                _, mean, deviation = statistics.summarize([*final.values()])
-                line |= {
-                    f"{metric}_accuracy_mean": mean,
-                    f"{metric}_accuracy_sd": deviation,
-                }
-            changes = point.loss_changes(selection.part)
-            line |= {
-                f"{selection.part}_loss_late_change": statistics.summarize(
-                    [change.late_mean for change in changes]
-                ).mean,
-                "chosen": chosen,
-                "edge": choice.edge if choice is not None and chosen else None,
-            }
-            lines.append(line)
-    return _csv(lines)
+BOOTSTRAP_FROM = 8  # resampling fewer values yields intervals that are too narrow
+POINT = ["arm", "learning_rate"]
+_OPTIMIZERS = {
+    "adam": "Adam",
+    "radam": "RAdam",
+    "radam-skip": "RAdam (skip)",
+    "radam-shifted": "RAdam (shifted)",
+    "schedule-free-radam": "Schedule-free RAdam",
+    "sgd": "SGD",
+    "adagrad": "AdaGrad",
+    "rmsprop": "RMSProp",
+}
 
 
-def _csv(lines: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+class Tables(NamedTuple):
+    """Frames of an experiment, in which arms have the names that people use."""
+
+    part: str  # what rates are chosen on: "validation" or "test"
+    arms: dict[str, Arm]
+    rows: pd.DataFrame  # epochs of all runs; the loss of a diverged one is infinite
+    runs: pd.DataFrame  # last epochs; has the run finished, diverged, learnt nothing?
+    summary: pd.DataFrame  # arms at their learning rates, over seeds
+    seeds: pd.DataFrame  # final test accuracy of each arm at its chosen rate, by seed
+    comparisons: pd.DataFrame  # paired differences of arms, over seeds
+    endings: pd.DataFrame  # factors of the last step
+    throughput: pd.DataFrame  # over the epochs of an arm
 
 
-def summary_table(experiment: Experiment) -> rich.table.Table:
-    """What came out, for a terminal of 80 columns.
+def arm_name(arm: Arm) -> str:
+    """An optimizer under a schedule, as people call it."""
+    schedule = re.sub(r"-(\d+)", r" over \1 steps", arm.schedule).replace("-", " ")
+    schedule = schedule.replace("warmup linear", "warmup and linear")
+    under = "" if schedule == "constant" else f" + {schedule.replace('+', ' + ')}"
+    return _OPTIMIZERS[arm.optimizer] + under
 
-    Args:
-      experiment: records with one row at least.
 
-    Returns:
-      Each run's last epoch or, of many runs, a line for each arm at each rate.
-    """
-    if len(experiment.runs) > _RUNS_IN_TERMINAL:
-        return _points_table(experiment)
-    selection = Selection(experiment)
-    shown = selection.part
-    columns = ("rate", "seed", "epoch", "train acc", f"{shown} loss", f"{shown} acc")
-    table = _table(f"{experiment.name}, last epochs", columns)
-    for run, metrics in experiment.final_rows():
-        loss = getattr(metrics, f"{shown}_loss")
-        table.add_row(
-            *run.arm,
-            f"{run.learning_rate:g}",
-            str(run.seed),
-            str(metrics.epoch),
-            f"{metrics.train_accuracy:.4f}",
-            "diverged" if run in selection.diverged else f"{loss:.4f}",
-            f"{getattr(metrics, f'{shown}_accuracy'):.4f}",
+def make_tables(experiment: Experiment) -> Tables:
+    """Computes every table of records with one row at least."""
+    part = "validation" if experiment.training.validation else "test"
+    arms = {arm_name(run.arm): run.arm for run in experiment.runs}
+    with np.errstate(all="ignore"):  # records may hold any number
+        rows = _rows(experiment, arms)
+        runs = _runs(experiment, rows, part)
+        summary = _summary(runs, part)
+        final = runs[runs.finished].merge(summary[summary.chosen][POINT])
+        seeds = final.pivot(index="seed", columns="arm", values="test_accuracy")
+        speed = rows.groupby("arm", observed=True).examples_per_second
+        return Tables(
+            *(part, arms, rows, runs, summary, seeds),
+            comparisons=_comparisons(arms, seeds),
+            endings=_endings(experiment, arms, summary),
+            throughput=speed.describe().reset_index()[["arm", "50%", "25%", "75%"]],
         )
-    return table
 
 
-def _points_table(experiment: Experiment) -> rich.table.Table:
-    selection = Selection(experiment)
-    columns = ("rate", f"{selection.part} acc", "sd", "n", "diverged")
-    table = _table(f"{experiment.name}, final accuracies; *: chosen", columns)
-    for arm in selection.arms:
-        choice = selection.choices.get(arm)
-        for point in selection.points(arm):
-            chosen = choice is not None and choice.point is point
-            final = point.final(f"{selection.part}_accuracy")
-            n, mean, deviation = statistics.summarize([*final.values()])
-            table.add_row(
-                *arm,
-                f"{point.learning_rate:g}" + "*" * chosen,
-                "-" if mean is None else f"{mean:.4f}",
-                "-" if deviation is None else f"{deviation:.4f}",
-                str(n),
-                str(len(point.diverged)),
-            )
-    return table
+def _rows(experiment: Experiment, arms: dict[str, Arm]) -> pd.DataFrame:
+    runs = {run.name: run for run in experiment.runs}
+    rows = pd.DataFrame([row.model_dump() for row in experiment.rows])
+    rows = rows.rename(columns={f"{experiment.unit}_per_second": "examples_per_second"})
+    names = [arm_name(runs[name].arm) for name in rows.run]
+    rows.insert(1, "arm", pd.Categorical(names, [*arms]))  # sorted in this order
+    rows["learning_rate"] = [runs[name].learning_rate for name in rows.run]
+    rows["seed"] = [runs[name].seed for name in rows.run]
+    for part in ("train", "validation", "test"):
+        of = rows[[f"{part}_loss", f"{part}_accuracy"]].astype(float).T.to_numpy()
+        lost = ~np.isnan(of[1]) & ~np.isfinite(of[0])  # it was evaluated
+        rows[f"{part}_loss"] = np.where(lost, np.inf, of[0])
+        rows[f"{part}_accuracy"] = of[1]
+    rows["best_test_accuracy"] = rows.best_test_accuracy.astype(float)
+    rows["diverged"] = np.isinf(rows.filter(like="_loss")).any(axis=1)
+    return rows.sort_values([*POINT, "seed", "epoch"], kind="stable", ignore_index=True)
 
 
-def _table(title: str, columns: Iterable[str]) -> rich.table.Table:
-    table = rich.table.Table(
-        title=title, box=rich.box.SIMPLE_HEAD, padding=0, show_edge=False
+def _runs(experiment: Experiment, rows: pd.DataFrame, part: str) -> pd.DataFrame:
+    by_run = rows.groupby("run", sort=False)
+    loss = by_run[f"{part}_loss"]
+    runs = by_run.tail(1).set_index("run")
+    runs["finished"] = runs.epoch == experiment.training.epochs
+    runs["diverged"] = by_run.diverged.any()
+    # Mean change from epoch to epoch, up or down, in the second half.
+    runs["late_change"] = loss.agg(
+        lambda x: x.diff().abs().iloc[1 + (len(x) - 1) // 2 :].mean()
     )
-    for column in ("optimizer", "schedule"):
-        table.add_column(column, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+    runs["largest_rise"] = loss.agg(lambda x: max(x.diff().max(), 0))
+    runs.loc[runs.diverged, ["late_change", "largest_rise"]] = np.nan
+    guess = 0.99 * math.log(max(experiment.classes, 2))
+    guesses = (runs[["train_loss", f"{part}_loss"]] >= guess).all(axis=1)
+    runs["untrained"] = guesses & runs.finished & ~runs.diverged
+    kinds = {"diverged": runs.diverged, "untrained": runs.untrained}
+    kinds["unfinished"] = ~runs.finished
+    runs["note"] = np.select([*kinds.values()], [*kinds], "")
+    return runs.reset_index()
+
+
+def _summary(runs: pd.DataFrame, part: str) -> pd.DataFrame:
+    final = [f"{of}_accuracy" for of in ("validation", "test", "best_test")]
+    values = [*final, "late_change", "largest_rise"]
+    runs = runs.assign(n=runs.finished, **runs[final].where(runs.finished))
+    summary = runs.groupby(POINT, observed=True, as_index=False).agg(
+        **{name: (name, "sum") for name in ("n", "diverged", "untrained", "epoch")},
+        **{f"{value}_mean": (value, "mean") for value in values},
+        **{f"{value}_sd": (value, "std") for value in values},
+    )
+    mean = f"{part}_accuracy_mean"
+    # The best mean or, while no run is finished, most epochs.
+    best = summary.sort_values([mean, "epoch"], ascending=False).drop_duplicates("arm")
+    summary["shown"] = summary.index.isin(best.index)
+    summary["chosen"] = summary.shown & summary[mean].notna()
+    rates = summary.groupby("arm", observed=True).learning_rate
+    ends = [summary.learning_rate == rates.transform(end) for end in ("min", "max")]
+    several = summary.chosen & (rates.transform("size") > 1)
+    summary["edge"] = np.where(several, np.select(ends, ["lowest", "highest"], ""), "")
+    summary["note"] = np.where(summary.chosen, "chosen", "")
+    for name in ("diverged", "untrained"):
+        counts = summary[name].map(lambda n, name=name: f"; {n} {name}" if n else "")
+        summary["note"] = (summary.note + counts).str.removeprefix("; ")
+    return summary
+
+
+def _comparisons(arms: dict[str, Arm], seeds: pd.DataFrame) -> pd.DataFrame:
+    """Arms that differ in one thing, and each with the first arm."""
+
+    def kind(pair: tuple[str, str]) -> int:
+        (optimizer, schedule), other = (arms[name] for name in pair)
+        if schedule == other.schedule:
+            return 0
+        return 1 if optimizer == other.optimizer else 2
+
+    pairs = itertools.combinations([arm for arm in arms if arm in seeds], 2)
+    lines = [
+        {"arm": a, "minus": b, **paired(seeds[a] - seeds[b])}
+        | (seeds[a] - seeds[b]).add_prefix("seed_").to_dict()
+        for b, a in sorted(pairs, key=kind)
+        if kind((b, a)) < 2 or b == next(iter(arms))
+    ]
+    return pd.DataFrame(lines)
+
+
+def paired(differences: "pd.Series[float]") -> dict[str, float]:
+    """Mean of differences within seeds, 95% intervals, and the detectable difference.
+
+    At the detectable one, Student's interval excludes zero in 80% of all experiments.
+    """
+    values = differences.dropna()
+    n, mean, half, detectable = len(values), values.mean(), math.nan, math.nan
+    if n > 1:
+        t = scipy.stats.t(n - 1).ppf([0.975, 0.8])
+        half, detectable = np.cumsum(t * values.sem())
+    found = {"n": n, "mean_difference": mean, "detectable": detectable}
+    found |= {"interval_low": mean - half, "interval_high": mean + half}
+    if n >= BOOTSTRAP_FROM:
+        resampled = scipy.stats.bootstrap(
+            (values,), np.mean, method="percentile", rng=np.random.default_rng(0)
+        ).confidence_interval
+        found |= {"bootstrap_low": resampled.low, "bootstrap_high": resampled.high}
+    return found
+
+
+def factors(experiment: Experiment, arm: Arm, rate: float, steps: range) -> Any:
+    """Shares of the learning rate that a schedule leaves, and r_t, at some steps."""
+    training, last = experiment.training, _last_step(experiment)
+    of = schedules.learning_rates(arm.schedule, rate, training, last, steps) / rate
+    if "radam" not in arm.optimizer:
+        return of, np.ones(len(steps))
+    shifted = arm.optimizer == "radam-shifted"
+    r_t = optax_radam.rectification_schedule(training.b2, shifted=shifted)
+    return of, np.asarray(r_t(np.array(steps, np.int32)))
+
+
+def _last_step(experiment: Experiment) -> int:
+    steps = experiment.training.epochs * experiment.steps_per_epoch
+    return min(max(steps, 2), 2**31 - 1)
+
+
+def _endings(
+    experiment: Experiment, arms: dict[str, Arm], summary: pd.DataFrame
+) -> pd.DataFrame:
+    last, lines = _last_step(experiment), []
+    halves = range(last // 2 - 1, last, last - last // 2)  # the middle and the end
+    for arm, rate in summary[summary.shown][POINT].itertuples(index=False):
+        share, r_t = factors(experiment, arms[arm], rate, halves)
+        middle, end = share * r_t
+        line = {"arm": arm, "step": last, "r_t": r_t[1], "rate": share[1]}
+        lines.append(line | {"only_warmup": bool(middle < end < 0.9)})
+    return pd.DataFrame(lines)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import config
+from experiments import config, main
 from experiments.train import Examples, Task
 
 VALUES = 16  # a sequence has numbers below it
@@ -18,15 +18,9 @@ SEQUENCES = {"train": 2048, "test": 1000}
 WIDTH = 32
 HEADS = 4
 LAYERS = 4
+_RADAMS = ("radam", "radam-skip", "radam-shifted", "schedule-free-radam")
 GRID = config.Grid(
-    optimizers=(
-        "adam",
-        "adam:untuned-linear-warmup",
-        "radam",
-        "radam-skip",
-        "radam-shifted",
-        "schedule-free-radam",
-    ),
+    optimizers=("adam", "adam:untuned-linear-warmup", *_RADAMS),
     learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
     seeds=(0, 1, 2),
 )
@@ -50,30 +44,25 @@ class Flags(config.Flags):
         """Name of the task."""
         return "sorting"
 
-
-def load(_: Flags) -> Task:
-    """The task, the same every time: sequences drawn at random, and their order."""
-    random = np.random.default_rng(0)
-    size = (sum(SEQUENCES.values()), LENGTH)
-    sequences = random.integers(VALUES, size=size, dtype=np.int32)
-    examples = Examples(sequences, np.sort(sequences, axis=1))
-    split = SEQUENCES["train"]
-    return Task(
-        train=Examples(*(array[:split] for array in examples)),
-        test=Examples(*(array[split:] for array in examples)),
-        make_model=lambda rngs: Transformer(VALUES, LENGTH, rngs=rngs),
-        logits=lambda model, sequences, key: model(sequences),  # without dropout
-        description=f"sequences of {LENGTH} numbers below {VALUES}, to be sorted",
-    )
+    def load(self) -> Task:
+        """The same every time: sequences drawn at random, and their order."""
+        random = np.random.default_rng(0)
+        size = (sum(SEQUENCES.values()), LENGTH)
+        sequences = random.integers(VALUES, size=size, dtype=np.int32)
+        examples, split = (sequences, np.sort(sequences, axis=1)), SEQUENCES["train"]
+        return Task(
+            train=Examples(*(array[:split] for array in examples)),
+            test=Examples(*(array[split:] for array in examples)),
+            make_model=lambda rngs: Transformer(VALUES, LENGTH, rngs=rngs),
+            logits=lambda model, sequences, key: model(sequences),  # without dropout
+            description=f"sequences of {LENGTH} numbers below {VALUES}, to be sorted",
+        )
 
 
 class Transformer(nnx.Module):
     """Learned embeddings of values and positions, layers, and a linear readout.
 
-    Args:
-      values: of the input, and of the output: both are in [0, values).
-      length: of the sequences.
-      rngs: the source of initial weights.
+    Numbers of the input, and of the output, are in [0, values).
     """
 
     def __init__(self, values: int, length: int, *, rngs: nnx.Rngs) -> None:
@@ -115,6 +104,4 @@ class Layer(nnx.Module):
 
 
 if __name__ == "__main__":
-    from experiments.main import main
-
-    sys.exit(main(Flags, load))
+    sys.exit(main.main(Flags))

@@ -6,6 +6,8 @@ import re
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from benchmarks import collectives as exchanges
 from benchmarks import hlo
@@ -30,20 +32,33 @@ def _cifar10():
 def _compile(task, training, mesh, runs):
     """The step as text, its exchanges, and the bytes of a run's parameters."""
     work = group.Work(task, None, training, [*mesh.devices.flat])
-    programs = group.make_programs(work, "radam", runs)
-    seeds = jax.ShapeDtypeStruct((runs,), np.uint32)
-    params = jax.eval_shape(programs.init, None, seeds).train.params
-    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    programs, steps = group.make_programs(work, "radam", runs), work.steps_per_epoch
+
+    def struct(x, *everywhere):
+        sharding = NamedSharding(programs.mesh, P() if everywhere else P("runs"))
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    seeds = struct(np.empty(runs, np.uint32))
+    state = jax.tree.map(struct, jax.eval_shape(programs.init, None, seeds).train)
+    step = programs.step.lower(
+        jax.tree.map(lambda x: struct(x, True), task.train),
+        state,
+        seeds,
+        struct(np.empty((runs, steps, training.batch_size), np.int32)),
+        struct(np.empty((runs, steps), np.float32)),
+    ).compile()
+    leaves = jax.tree.leaves(state.params)
+    num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     # Parameters and both moments take the place of the old ones.
     on_a_device = num_bytes // programs.mesh.shape["runs"]
-    assert programs.step.memory_analysis().alias_size_in_bytes >= 3 * on_a_device
+    assert step.memory_analysis().alias_size_in_bytes >= 3 * on_a_device
 
     exchanged = collections.defaultdict(int)
-    for operation, size in exchanges.of(programs.step.as_text()):
+    for operation, size in exchanges.of(step.as_text()):
         exchanged[operation] += size
     if programs.mesh.shape["data"] == 1:  # each device has runs of its own
         assert not exchanged
-    return programs.step.as_text(), exchanged, num_bytes // runs
+    return step.as_text(), exchanged, num_bytes // runs
 
 
 ON_ALL = pytest.mark.parametrize(
@@ -76,7 +91,7 @@ def test_convolutions_of_the_cnn_are_those_of_the_platform(mesh, runs):
 @pytest.mark.parametrize("runs", [1, 8])
 def test_the_transformer_exchanges_nothing_large(mesh, runs):
     """XLA gathers a batch's gradients of embeddings, with their indices, to add up."""
-    task, training = transformer.load(transformer.Flags()), transformer.TRAINING
+    task, training = transformer.Flags().load(), transformer.TRAINING
     _, exchanged, num_bytes = _compile(task, training, mesh, runs)
     labels = training.batch_size * transformer.LENGTH
     assert exchanged["all-gather"] <= 4 * labels * (transformer.WIDTH + 1)

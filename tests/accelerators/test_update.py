@@ -34,6 +34,15 @@ VARIANTS = {
         F32,
         (16, 12),
     ),
+    "decay_rates": (
+        optax_radam.radam(
+            RATE,
+            optax.linear_schedule(0.95, 0.85, 100),
+            lambda count: 1 - (count + 1.0) ** -0.8,
+        ),
+        F32,
+        (16, 12),
+    ),
     "bfloat16": (optax_radam.radam(RATE), BF16, (10, 8)),
     "mu_dtype": (optax_radam.radam(RATE, mu_dtype=BF16), F32, (14, 10)),
     "amsgrad": (optax_radam.radam(RATE, amsgrad=True), F32, (20, 16)),
@@ -94,7 +103,7 @@ def test_gpt2(mesh):
 
 
 @_on("8 TPU v5e", "8 H100")
-@pytest.mark.parametrize("variant", ["bfloat16", "mu_dtype", "amsgrad"])
+@pytest.mark.parametrize("variant", ["bfloat16", "mu_dtype", "amsgrad", "decay_rates"])
 def test_init_puts_moments_where_their_parameters_are(variant, mesh):
     optimizer, dtype, _ = VARIANTS[variant]
     _check_init(optimizer, accelerators.spread(LEAF, mesh, dtype), mesh)

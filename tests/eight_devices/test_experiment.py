@@ -8,12 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from groups import difference, in_double, make_work, state_after, train, without_time
+from groups import (
+    difference,
+    in_double,
+    initial_state,
+    make_work,
+    state_after,
+    train,
+    without_time,
+)
+from jax.sharding import PartitionSpec as P
 from made_up import made_up_task, small_task
 
 from benchmarks import collectives
 from experiments import group
-from experiments.checkpoints import Checkpoints
+from experiments.checkpoints import Checkpoints, newest
 from experiments.config import Arm, ConfigError, Flags, Grid, Run, Training
 from experiments.run import split
 
@@ -59,6 +68,21 @@ def programs_of(task, devices, runs):
     """Work and programs, compiled once for all tests."""
     work = make_work(task(), TRAINING, jax.devices()[:devices])
     return work, group.make_programs(work, "radam", runs)
+
+
+def compiled_step(task, runs):
+    """The step of a group on eight devices, as text."""
+    work, programs = programs_of(task, 8, len(runs))
+    seeds, mesh = group.seeds_of(programs, runs), programs.mesh
+    rates = np.zeros((len(runs), work.steps_per_epoch), np.float32)
+    lowered = programs.step.lower(
+        group.put(work.task.train, mesh, P()),
+        programs.init(None, seeds).train,
+        seeds,
+        programs.batches(np.int32(0), seeds),
+        group.put(rates, mesh, P("runs")),
+    )
+    return lowered.compile().as_text()
 
 
 def check_runs(task, devices, runs, indices=(0,)):
@@ -116,18 +140,16 @@ def test_a_run_on_eight_devices_is_that_on_one_to_ten_digits(number):
 
 @TASKS
 def test_devices_that_share_batches_add_up_gradients_and_nothing_else(task):
-    _, programs = programs_of(task, 8, 1)
-    found = collectives.of(programs.step.as_text())
+    found = collectives.of(compiled_step(task, [RUN]))
     assert {operation for operation, _ in found} == {"all-reduce"}
-    params = group.initial_state(programs, [RUN]).train.params
+    params = initial_state(programs_of(task, 8, 1)[1], [RUN]).train.params
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     moved = sum(size for _, size in found)
     assert num_bytes <= moved <= num_bytes + 200  # and some sums
 
 
 def test_devices_that_have_runs_of_their_own_exchange_nothing():
-    _, programs = programs_of(small_task, 8, 8)
-    assert collectives.of(programs.step.as_text()) == []
+    assert collectives.of(compiled_step(small_task, RUNS)) == []
 
 
 @pytest.mark.soak
@@ -150,30 +172,23 @@ def test_metrics_are_those_of_one_device(number):
 def test_checkpoints_are_restored_onto_other_numbers_of_devices(tmp_path, runs):
     epochs = train(*programs_of(small_task, 8, len(runs)), runs)
     state, _ = next(epochs)
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state)
+    with Checkpoints(tmp_path, 0) as checkpoints:
+        checkpoints.save(1, state, last=False)
     kept = jax.tree.map(np.asarray, state)
     expected, _ = next(epochs)
     for devices in (1, 2):
         work, programs = programs_of(small_task, devices, len(runs))
-        with Checkpoints(tmp_path) as checkpoints:
-            assert checkpoints.epoch == 1
-            restored = checkpoints.restore(group.initial_state(programs, runs))
+        with Checkpoints(tmp_path, 0) as checkpoints:
+            assert newest(tmp_path) == 1
+            restored = checkpoints.restore(1, initial_state(programs, runs))
         jax.tree.map(np.testing.assert_array_equal, restored, kept)
         for leaf in jax.tree.leaves(restored):
             assert len(leaf.devices()) == devices
             assert leaf.is_fully_replicated == (len(runs) == 1 or devices == 1)
-    actual, _ = next(train(work, programs, runs, restored))
+    actual, _ = next(train(work, programs, runs, restored, 1))
     expected, actual = jax.tree.map(np.asarray, (expected.train, actual.train))
     last = jax.tree.map(lambda x: x[-1:], expected)
     assert difference(actual, last, len(runs) - 1) < 1e-5
-
-
-def test_fetched_arrays_are_whole():
-    _, programs = programs_of(small_task, 8, 8)
-    step = group.initial_state(programs, RUNS).train.step
-    assert len(step.sharding.device_set) == 8
-    np.testing.assert_array_equal(group.fetch(step, programs.mesh), np.zeros(8))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,170 @@
+"""The report's text, its page for the browser, CSV tables, and TensorBoard's files."""
+
+import base64
+import itertools
+import math
+import pathlib
+import re
+import shutil
+
+import jinja2
+import markdown_it
+import pandas as pd
+from tensorboardX import SummaryWriter
+
+from experiments.report.records import Experiment
+from experiments.report.tables import Tables, paired
+
+_FORMATS = {
+    "learning_rate": "g",
+    "step": ",",
+    "examples_per_second": ",.0f",
+    "50%": ",.0f",
+    "25%": ",.0f",
+    "75%": ",.0f",
+}
+_SIGNED = ("mean_difference", "_low", "_high")
+_TEXTS = {"arm", "minus", "run", "note"}  # aligned to the left
+
+
+def render(
+    experiment: Experiment, tables: Tables, pictures: dict[str, bytes]
+) -> dict[str, bytes]:
+    """Contents of the report's files by name, other than pictures."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["table"] = table
+    versions = ", ".join(f"{name} {v}" for name, v in experiment.versions.items())
+    markdown = templates.get_template("report.md.j2").render(
+        tables._asdict(),
+        result=result(tables),
+        pictures=pictures,
+        planned=len(experiment.runs),
+        held_out=experiment.training.validation,
+        name=escape(experiment.name),
+        unit=escape(experiment.unit),
+        data=escape(experiment.data),
+        machine=escape(experiment.machine),
+        versions=escape(versions),
+        commands=[code(line) for line in experiment.command.splitlines()],
+    )
+    parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+    body = parser.render(markdown)
+    for name, png in pictures.items():
+        source = "data:image/png;base64," + base64.b64encode(png).decode()
+        body = body.replace(f'src="{name}"', f'src="{source}"')
+    body = body.replace("<table>", '<div class="table"><table>')
+    body = body.replace("</table>", "</table></div>")
+    page = templates.get_template("report.html.j2")
+    texts = {
+        "report.md": markdown,
+        "report.html": page.render(title=plain(experiment.name), body=body),
+    }
+    frames = {"metrics.csv": tables.rows, "runs.csv": tables.runs}
+    frames |= {"summary.csv": tables.summary, "comparisons.csv": tables.comparisons}
+    frames |= {"endings.csv": tables.endings, "throughput.csv": tables.throughput}
+    texts |= {name: frame.to_csv(index=False) for name, frame in frames.items()}
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def table(frame: pd.DataFrame, *columns: str) -> str:
+    """Columns of a frame in Markdown; see `cells`."""
+    shown = pd.DataFrame(cells(frame, *columns))
+    alignment = ["left" if name in _TEXTS else "right" for name in shown]
+    text: str = shown.to_markdown(
+        index=False, disable_numparse=True, colalign=alignment
+    )
+    return text
+
+
+def cells(frame: pd.DataFrame, *columns: str) -> dict[str, list[str]]:
+    """Columns of a frame as they are shown, by their heads.
+
+    Where a frame has `x_mean` and `x_sd`, or `x_low` and `x_high`, `x` is both.
+    """
+
+    def formatted(name: str) -> list[str]:
+        spec = ".4f" if pd.api.types.is_float_dtype(frame[name]) else ""
+        spec = "+.4f" if name.endswith(_SIGNED) or name.startswith("seed_") else spec
+        spec = _FORMATS.get(name, spec)
+        return ["-" if pd.isna(x) else format(x, spec) for x in frame[name]]
+
+    shown = {}
+    for name in columns:
+        parts, join = [name], ""
+        for first, second, between in (("mean", "sd", " ± "), ("low", "high", " to ")):
+            if f"{name}_{second}" in frame:
+                parts, join = [f"{name}_{first}", f"{name}_{second}"], between
+        pairs = zip(*map(formatted, parts), strict=True)
+        nothing = "" if name in _TEXTS else "-"
+        values = [join.join(x for x in pair if x != "-") or nothing for pair in pairs]
+        if {*values} != {nothing}:  # what was never evaluated has no column
+            shown[name.replace("_", " ")] = values
+    return shown
+
+
+def result(tables: Tables) -> str:
+    """One sentence: the best arm, and how sure its lead over the first arm is."""
+    ranked = tables.summary[tables.summary.chosen].dropna(subset="test_accuracy_mean")
+    ranked = ranked.sort_values("test_accuracy_mean", ascending=False, kind="stable")
+    if ranked.empty:
+        return "No run is finished yet."
+    best, *others = ranked.arm
+    ((reached, *_),) = cells(ranked, "test_accuracy").values()
+    reached += f" at learning rate {ranked.learning_rate.iloc[0]:g}"
+    reached += f" (n = {ranked.n.iloc[0]})"
+    if not others:
+        return f"{best} reaches a mean test accuracy of {reached}."
+    first = next(iter(tables.arms))
+    rival = first if first in others else others[0]
+    lead = paired(tables.seeds[best] - tables.seeds[rival])
+    text = f"{best} has the highest mean test accuracy, {reached}"
+    if lead["n"] == 0:
+        return f"{text}; it shares no finished seed with {rival}."
+    text += f": {lead['mean_difference']:+.4f} over {rival}, "
+    if lead["n"] == 1:
+        return f"{text}from one seed, which says nothing about chance."
+    low, high = lead["interval_low"], lead["interval_high"]
+    includes = "includes" if low <= 0 <= high else "excludes"
+    return f"{text}95% interval {low:+.4f} to {high:+.4f}, which {includes} zero."
+
+
+def plain(text: str) -> str:
+    """Text of a record on one line, without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def escape(text: str) -> str:
+    """Text of a record for Markdown: shown as it is, no markup, no links."""
+    return re.sub(r"([\\`*_{}\[\]<>|&#~!$]|:(?=//)|(?<=www)\.)", r"\\\1", plain(text))
+
+
+def code(text: str) -> str:
+    """A command of a record as code, whatever backticks it has."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {plain(text)} {fence}"
+
+
+def write_events(rows: pd.DataFrame, folder: pathlib.Path) -> None:
+    """Writes the rows for TensorBoard, a folder per run, in place of earlier ones."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for name, run in rows.groupby("run", sort=False):
+        # Without a limit: once the disk is full, nobody empties the queue.
+        with SummaryWriter(str(part / name), max_queue=0) as writer:
+            for row, seconds in zip(
+                run.itertuples(), run.seconds.cumsum(), strict=True
+            ):
+                for key in itertools.product(
+                    ("loss", "accuracy"), ("train", "validation", "test")
+                ):
+                    value = getattr(row, "_".join(reversed(key)))
+                    if math.isfinite(value):  # evaluated, and not diverged
+                        writer.add_scalar("/".join(key), value, row.step, seconds)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)

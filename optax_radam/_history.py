@@ -1,0 +1,205 @@
+r"""Sums that bias corrections and r_t come from where decay rates change.
+
+A moving average whose rate is :math:`b_i` in step i gives gradient i, at step t, the
+weight :math:`w_i = (1 - b_i) \prod_{j=i+1}^t b_j`. By recursion follow the weights' sum
+W, by which the average is divided, the share k of the newest one in it, the center of
+mass, where the newest gradient counts 1, and the sum q of the squared shares:
+
+.. math::
+    W_t &= b_t W_{t-1} + (1 - b_t), \qquad k_t = (1 - b_t) / W_t \\
+    age_t &= 1 + (1 - k_t) \, age_{t-1}, \qquad
+    q_t = k_t^2 + (1 - k_t)^2 q_{t-1}
+
+The length of the average is :math:`n_t = \min(2 \, age_t - 1, 1 / q_t)`, and
+:math:`N_t = 2 / (1 - b_t) - 1` is where it would end. If the rate never changes, they
+are rho_t and rho_inf. If it rises, the center of mass is that of more gradients than
+carry the weight; Kish's effective sample size, 1 / q, is not misled.
+"""
+
+import numbers
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from optax_radam import _arguments, _sma
+
+
+class Sum(NamedTuple):
+    """A sum in twice the precision; floating scalars that add up to it."""
+
+    high: jax.Array
+    low: jax.Array
+
+
+class LengthHistory(NamedTuple):
+    """What the rates of a second moment so far come to."""
+
+    weight: Sum  # W_t, which is 1 less the product of all rates
+    age: Sum
+    squares: Sum  # q_t
+    rectified: jax.Array  # shape (), bool: whether a step was tractable, ever
+
+
+class DecayHistory(NamedTuple):
+    """What the rates of both moments so far come to; None where a rate is a number."""
+
+    b1: Sum | None  # W_t
+    b2: LengthHistory | None
+
+
+def is_number(decay: optax.ScalarOrSchedule) -> bool:
+    """Whether it never changes: an array may be another one in the next step."""
+    return isinstance(decay, numbers.Real)
+
+
+def no_sum() -> Sum:
+    """The sum before the first step."""
+    return Sum(jnp.zeros([], float), jnp.zeros([], float))
+
+
+def no_lengths() -> LengthHistory:
+    """The history before the first step."""
+    return LengthHistory(no_sum(), no_sum(), no_sum(), jnp.zeros([], bool))
+
+
+def no_rates(
+    b1: optax.ScalarOrSchedule, b2: optax.ScalarOrSchedule
+) -> DecayHistory | None:
+    """The history of both moments before the first step; None for two numbers."""
+    if is_number(b1) and is_number(b2):
+        return None
+    return DecayHistory(
+        None if is_number(b1) else no_sum(), None if is_number(b2) else no_lengths()
+    )
+
+
+def check_kind(name: str, is_constant: bool, history: Any | None) -> None:
+    """Refuses a state that was made for a rate of another kind."""
+    if is_constant != (history is None):
+        kinds = ("a schedule or an array", "a number")
+        raise ValueError(
+            f"`{name}` is {kinds[is_constant]}, but the state was made for "
+            f"{kinds[not is_constant]}. Convert it: `optax_radam.from_optax_state("
+            "state, b1=..., b2=...)`, with numbers where they are numbers from now on, "
+            "and with the schedules or arrays of the steps so far where they are not."
+        )
+
+
+def rate_at(name: str, decay: optax.ScalarOrSchedule, step: jax.Array) -> ArrayLike:
+    """The rate of a step, counted from 1; `name` is for errors."""
+    if not callable(decay):
+        return decay  # type: ignore[no-any-return] # mypy narrows Optax's type to Any
+    rate: ArrayLike = decay(step - 1)
+    _arguments.check_decay_rate(f"{name}(count)", rate)
+    return rate
+
+
+def _add(total: Sum, forgotten: jax.Array, new: ArrayLike) -> Sum:
+    """(1 - forgotten) * total + new.
+
+    Rounded to one float32 in each step, r_t would drift by 5e-3 in a million steps at
+    b2 = 0.99999. So what is lost of the sum is kept (TwoSum, by Knuth).
+    """
+    # If nearly all is forgotten, so must be the rounding error of what there was.
+    slow = forgotten < 0.5
+    kept = jnp.where(slow, 1, 1 - forgotten)
+    old = kept * total.high
+    added = new - jnp.where(slow, forgotten, 0) * total.high
+    added += (1 - forgotten) * total.low
+    high = old + added
+    of_added = high - old
+    return Sum(high, (old - (high - of_added)) + (added - of_added))
+
+
+def _newest(total: Sum, rate: ArrayLike) -> jax.Array:
+    """The newest gradient's weight, 1 - rate, in the dtype of a sum of the state.
+
+    The rounding of the rate itself would be a large part of it.
+    """
+    # The sum may have been made where `jax_enable_x64` was another.
+    dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(total.high))
+    return jnp.asarray(_sma.complement(rate), dtype)
+
+
+def add_weight(weight: Sum, rate: ArrayLike) -> Sum:
+    """W_t from W_{t-1} and the rate of step t."""
+    newest = _newest(weight, rate)
+    return _add(weight, newest, newest)
+
+
+@jax.jit
+def _advance(
+    history: LengthHistory, newest: jax.Array, threshold: jax.Array
+) -> tuple[LengthHistory, jax.Array]:
+    """`advance`, given 1 - b2."""
+    weight = _add(history.weight, newest, newest)
+    share = newest / weight.high
+    age = _add(history.age, share, 1)
+    squares = _add(history.squares, share * (2 - share), share**2)
+    by_age = (2 * age.high - 1) + 2 * age.low
+    length = jnp.minimum(by_age, 1 / squares.high)
+    limit = 2 / newest - 1
+    tractable = (length >= threshold) & (limit > threshold)
+    factor = jnp.where(tractable, _sma.rectification_of(length, limit), 0)
+    rectified = history.rectified | tractable
+    return LengthHistory(weight, age, squares, rectified), factor
+
+
+def advance(
+    history: LengthHistory, b2: ArrayLike, threshold: ArrayLike | None
+) -> tuple[LengthHistory, jax.Array]:
+    """Takes a step.
+
+    Args:
+      history: of the steps before.
+      b2: decay rate of the second moment in this step, a number in [0, 1).
+      threshold: the smallest n_t taken for tractable, a number >= 4, which N_t must
+        exceed; None if r_t is not asked for.
+
+    Returns:
+      The history that includes the step; and its r_t, with n_t and N_t in the places
+      of rho_t and rho_inf: a scalar in the history's dtype, 0 where not tractable.
+    """
+    newest = _newest(history.weight, b2)
+    threshold = jnp.inf if threshold is None else threshold
+    advanced: tuple[LengthHistory, jax.Array] = _advance(
+        history, newest, jnp.asarray(threshold, newest.dtype)
+    )
+    return advanced
+
+
+def advance_both(
+    history: DecayHistory, b1: ArrayLike, b2: ArrayLike, threshold: ArrayLike | None
+) -> DecayHistory:
+    """Takes a step, of which `b1` and `b2` are the rates."""
+    return DecayHistory(
+        history.b1 and add_weight(history.b1, b1),
+        history.b2 and advance(history.b2, b2, threshold)[0],
+    )
+
+
+def replay(
+    count: jax.Array,
+    b1: optax.ScalarOrSchedule,
+    b2: optax.ScalarOrSchedule,
+    threshold: ArrayLike,
+) -> DecayHistory | None:
+    """The history after `count` steps, which may be many counts, of runs in a batch."""
+    start = no_rates(b1, b2)
+    if start is None:
+        return None
+
+    def step(index: jax.Array, history: DecayHistory) -> DecayHistory:
+        b1_now, b2_now = rate_at("b1", b1, index + 1), rate_at("b2", b2, index + 1)
+        return advance_both(history, b1_now, b2_now, threshold)
+
+    def run(count: jax.Array) -> DecayHistory:
+        history: DecayHistory = jax.lax.fori_loop(0, count, step, start)
+        return history
+
+    for _ in range(jnp.ndim(count)):
+        run = jax.vmap(run)
+    return run(count)
