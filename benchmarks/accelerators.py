@@ -41,16 +41,10 @@ _TREES: dict[str, tuple[trees.Shapes, Any]] = {
 
 
 def mesh(name: str) -> Mesh:
-    """A mesh, along "d" and Auto, of devices that are described.
-
-    Args:
-      name: of the devices, one of `_TOPOLOGIES`.
-
-    Returns:
-      The mesh. Programs can be compiled for it, and not run.
+    """A mesh, along "d" and Auto, of devices in `_TOPOLOGIES`, to compile for.
 
     Raises:
-      RuntimeError: if there is no compiler for the devices.
+      RuntimeError: if there is no compiler for them.
     """
     platform, topology, count = _TOPOLOGIES[name]
     # Or libtpu asks the network which TPU this machine has, and which process has it.

@@ -34,20 +34,27 @@ def _random_images(n: int) -> Examples:
     return Examples(images, random.integers(0, _CLASSES, n).astype(np.int32))
 
 
-def work(devices: int, batch_size: int, **training: Any) -> Work:
-    """The experiment's task of learning the images.
+def step_and_arguments(
+    runs: int, devices: int, batch_size: int, **flags: Any
+) -> tuple[Any, tuple[Any, ...]]:
+    """The experiment's step of runs under RAdam, jitted, and what to call it with.
 
-    Args:
-      devices: that share the runs, or batches.
-      batch_size: of each run.
-      **training: other fields of the experiment's `ImageTraining`.
+    `flags` are of its `ImageTraining`. The second argument, the state, is donated.
     """
-    flags = ImageTraining(dataset="cifar10", batch_size=batch_size, **training)
-    train = _random_images(BATCHES * batch_size)
+    training = ImageTraining(dataset="cifar10", batch_size=batch_size, **flags)
+    examples = _random_images(BATCHES * batch_size)
     fast = devices == 1 and jax.default_backend() == "cpu"
     conv = convolution.convolve if fast else jax.lax.conv_general_dilated
-    task = make_task(Images(train, train, 255, "random images"), flags, conv=conv)
-    return Work(task, None, flags, jax.devices()[:devices])
+    task = make_task(Images(examples, examples, 255, ""), training, conv=conv)
+    work = Work(task, None, training, jax.devices()[:devices])
+    programs = make_programs(work, "radam", runs)
+    images = put(examples, programs.mesh, P())
+    rates = np.full((runs, BATCHES), _RATE, np.float32)
+    seeds = np.arange(runs, dtype=np.uint32)
+    seeds, rates = put((seeds, rates), programs.mesh, P("runs"))
+    batches = programs.batches(np.int32(0), seeds)
+    state = programs.init(None, seeds).train
+    return programs.step, (images, state, seeds, batches, rates)
 
 
 def ours(
@@ -55,22 +62,19 @@ def ours(
     batch_size: int = BATCH_SIZE,
     compute_dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> Way:
-    """The experiment's own training of one run, under RAdam."""
-    shared = work(devices, batch_size, compute_dtype=compute_dtype)
-    programs = make_programs(shared, "radam", 1)
-    images = put(shared.task.train, programs.mesh, P())
-    of_run = np.zeros(1, np.uint32), np.full((1, BATCHES), _RATE, np.float32)
-    seeds, rates = put(of_run, programs.mesh, P("runs"))
-    batches = programs.batches(np.int32(0), seeds)
+    """The experiment's own training of one run."""
+    step, (images, state, *others) = step_and_arguments(
+        1, devices, batch_size, compute_dtype=compute_dtype
+    )
 
     def train(state: Any) -> Any:
         for _ in range(BATCHES):
-            state = programs.step(images, state, seeds, batches, rates)
+            state = step(images, state, *others)
             if jax.default_backend() == "cpu":  # as the experiment does
                 jax.block_until_ready(state.step)
         return state
 
-    return iterated(train, programs.init(None, seeds).train)
+    return iterated(train, state)
 
 
 def training_steps(rounds: int) -> str:

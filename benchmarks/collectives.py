@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from benchmarks import hlo
 
-OPERATIONS = {"all-gather", "all-reduce", "reduce-scatter", "all-to-all", "send"}
-OPERATIONS |= {"recv", "ragged-all-to-all", "collective-permute"}
-OPERATIONS |= {"collective-broadcast"}
+OPERATIONS = {"all-gather", "all-reduce", "reduce-scatter", "send", "recv"}
+OPERATIONS |= {"all-to-all", "ragged-all-to-all"}
+OPERATIONS |= {"collective-permute", "collective-broadcast"}
 
 
 class Collective(NamedTuple):
@@ -24,14 +24,10 @@ class Collective(NamedTuple):
 
 
 def of(text: str) -> list[Collective]:
-    """The collectives of a program, in the order of its text.
+    """The collectives of `compiled.as_text()`, in its order.
 
-    Args:
-      text: what `as_text()` of a compiled program returns.
-
-    Returns:
-      One `Collective` for each: a tuple's arrays are summed, an asynchronous one
-      counts where it starts. What a loop repeats counts once.
+    A tuple's arrays are summed, and an asynchronous exchange counts where it starts.
+    What a loop repeats counts once.
     """
     found = []
     computations: dict[tuple[str, str], str] = {}

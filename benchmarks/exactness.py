@@ -65,7 +65,7 @@ def _training_gradient(radam: Callable[..., GradientTransformation]) -> float:
 
 
 def _second_moment(optimizer: GradientTransformation, gradients: jax.Array) -> float:
-    """Nu after these gradients, one a step."""
+    """Nu after these gradients, one for each step."""
 
     def step(state: optax.OptState, gradient: jax.Array) -> tuple[Any, None]:
         return optimizer.update(gradient, state)[1], None
@@ -75,7 +75,7 @@ def _second_moment(optimizer: GradientTransformation, gradients: jax.Array) -> f
 
 
 def table() -> pd.DataFrame:
-    """What each finds, beside what is right."""
+    """Results of both, beside what is right."""
     found = {}
     for b2 in (0.999, 0.9995, 0.9999, 0.99999):
         scales = _scales(b2)

@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its HLO text.
+"""Instructions and kernels of a compiled program, read from its HLO text.
 
 compiled = jax.jit(f).lower(*arguments).compile()
 hlo.kernels(compiled.as_text())
@@ -45,7 +45,7 @@ class Kernel(NamedTuple):
 
     @property
     def is_scalar(self) -> bool:
-        """Whether it takes and makes nothing but scalars."""
+        """True if it takes and makes nothing but scalars."""
         return self.read == self.written == 0
 
 
@@ -60,14 +60,7 @@ def num_bytes(shape: str) -> int:
 
 
 def instructions(text: str) -> Iterator[Instruction]:
-    """Yields the instructions of all computations, in the order of the text.
-
-    Args:
-      text: what `as_text()` of a compiled program returns.
-
-    Yields:
-      An `Instruction` for each.
-    """
+    """Yields the instructions of all computations of `compiled.as_text()`, in order."""
     computation, is_entry = "", False
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
@@ -81,13 +74,9 @@ def instructions(text: str) -> Iterator[Instruction]:
 
 
 def kernels(text: str) -> list[Kernel]:
-    """The kernels of a program, in the order in which they run.
+    """The kernels of `compiled.as_text()`, in the order in which they run.
 
-    Args:
-      text: what `as_text()` of a compiled program returns.
-
-    Returns:
-      One `Kernel` for each. Bytes are those of shapes, without the padding of TPUs.
+    Their bytes are those of shapes, without the padding of TPUs.
     """
     found = []
     bytes_of: dict[str, int] = {}

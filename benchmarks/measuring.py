@@ -26,11 +26,9 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def repeated(run: Callable[[], object], wait: Callable[[], object]) -> Way:
-    """A way that calls `run` until the clock is fine enough, and waits once.
+    """A way that calls `run` until the clock is fine enough, then `wait`, once.
 
-    Args:
-      run: does it once; may return before the device is done.
-      wait: waits until the device is done.
+    `run` may return before the device is done, and `wait` waits for it.
     """
 
     def many(calls: int) -> float:
@@ -75,13 +73,7 @@ def summary(times: pd.DataFrame, reference: Hashable) -> pd.DataFrame:
 
 
 def section(title: str, note: str, found: Mapping[str, pd.DataFrame]) -> str:
-    """Markdown of a table.
-
-    Args:
-      title: of the section.
-      note: what a reader must know to read it.
-      found: by case, a `summary`, perhaps with columns more.
-    """
+    """Markdown of summaries by case, which may have more columns."""
     rows = pd.concat(found, names=["case", "way"]).reset_index()
     cells = pd.DataFrame(
         {
@@ -95,8 +87,12 @@ def section(title: str, note: str, found: Mapping[str, pd.DataFrame]) -> str:
         }
     )
     for name in rows.columns[2 + 2 * len(_QUANTILES) :]:
-        cells[name] = rows[name].map("{:.3g}".format, na_action="ignore").fillna("")
+        cells[name] = rows[name].map(_three_figures, na_action="ignore").fillna("")
     return f"## {title}\n\n{note}\n\n{cells.to_markdown(index=False)}\n"
+
+
+def _three_figures(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:

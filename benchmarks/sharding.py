@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pandas as pd
 from flax import nnx
@@ -24,7 +23,6 @@ from jax.sharding import PartitionSpec as P
 
 import optax_radam
 from benchmarks import cnn, collectives
-from experiments.group import make_programs, put
 
 WIDTH = 256
 BATCH = 64
@@ -152,22 +150,14 @@ def _of_layout(layout: Layout) -> dict[str, object]:
 
 def _of_experiment(what: str, runs: int) -> dict[str, object]:
     """The same of the experiment's step, on all devices."""
-    work = cnn.work(DEVICES, BATCH)
-    programs = make_programs(work, "radam", runs)
-    rates = np.zeros((runs, work.steps_per_epoch), np.float32)
-    of_runs = np.arange(runs, dtype=np.uint32), rates
-    seeds, rates = put(of_runs, programs.mesh, P("runs"))
-    state = programs.init(None, seeds).train
-    batches = programs.batches(np.int32(0), seeds)
-    images = put(work.task.train, programs.mesh, P())
-    step = programs.step.lower(images, state, seeds, batches, rates).compile()
+    step, arguments = cnn.step_and_arguments(runs, DEVICES, BATCH)
+    state = arguments[1]
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs
-    sent = collectives.of(step.as_text() or "")
     return {
         "the experiment's CNN": what,
         "parameters of a run": count,
         "bytes for each": bytes_on_one_device((state.params, state.opt_state)) / count,
-        "all-reduce": sum(num_bytes for _, num_bytes in sent),
+        "all-reduce": traffic(step, *arguments).total(),
     }
 
 

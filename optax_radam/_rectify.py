@@ -169,7 +169,7 @@ def scale_by_rectification(
             _history.check_kind("b2", is_constant, state.length_history)
         count = optax.safe_increment(state.rectification_count)
         history = state.length_history
-        if is_constant:
+        if is_constant or history is None:
             # From the new count, which then needs no copy of the old one on GPUs.
             factor = schedule(count - 1)
         else:

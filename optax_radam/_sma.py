@@ -284,7 +284,7 @@ def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
     return jnp.asarray(first)
 
 
-def bias_correction(step: ArrayLike, decay: float) -> jax.Array:
+def bias_correction(step: ArrayLike, decay: ArrayLike) -> jax.Array:
     """1 - decay^t, by which a moving average started at zero is divided.
 
     Args:

@@ -100,7 +100,8 @@ def from_optax_state(
       b1: decay rate of the first moment in the steps so far: a number, if it will be
         one; or an array in [0, 1), for a constant; or a schedule.
       b2: decay rate of the second moment, in the same way. A schedule must be one that
-        `jax.jit` can trace: a million steps are replayed in 0.05 s.
+        `jax.jit` can trace: a million steps are replayed in 0.05 s, once
+        compiled.
       threshold: that of the stages, for arrays and schedules: a number >= 4.
 
     Returns:

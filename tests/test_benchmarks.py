@@ -1,14 +1,8 @@
-import pathlib
-import subprocess
-import sys
-
 import jax.numpy as jnp
 import pandas as pd
 import pytest
 
-from benchmarks import growth, measuring, trees, update_step
-
-ROOT = pathlib.Path(__file__).parent.parent
+from benchmarks import __main__, growth, measuring, trees, update_step
 
 
 def test_published_numbers_of_parameters():
@@ -87,7 +81,5 @@ def test_memory_of_the_state():
 def test_out_that_is_a_file(tmp_path):
     path = tmp_path / "file"
     path.touch()
-    command = [sys.executable, "-m", "benchmarks", "--out", path]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: --out must be a directory")
+    with pytest.raises(SystemExit, match=r"^error: --out must be a directory"):
+        __main__.main(path)

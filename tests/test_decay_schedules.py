@@ -25,10 +25,11 @@ RATES = {
     "grows": 1 - (_COUNTS + 1.0) ** -0.8,  # of T5, PaLM and Adafactor
     "ramp": np.interp(_COUNTS, [0, 1000], [0.9, 0.999]),
     "rises": np.where(_COUNTS < 1000, 0.9, 0.999),
+    "falls": np.interp(_COUNTS, [100, 1100], [0.999, 0.9]),
     "drops": np.where(_COUNTS < 100, 0.999, 0.9),
     "batch": np.where(_COUNTS < 500, 0.999, 0.999**4),  # four times as large
 }
-CYCLE = 0.9 + 0.05 * np.cos(_COUNTS / 300)  # of b1
+CYCLE = 0.9 + 0.05 * np.cos(_COUNTS / 10)  # of b1
 LAST = {"b1": 0.9, "b2": 0.999}
 
 every_schedule = pytest.mark.parametrize("name", RATES)
@@ -94,12 +95,39 @@ def test_no_momentum_in_mid_run(fallback):
     [{}, {"fallback": "skip"}, {"nesterov": True}, {"amsgrad": True}],
     ids=str,
 )
-def test_a_constant_schedule_is_the_number(variant):
-    gradients = problems.normal_gradients(300, 4)
-    b1, b2 = map(optax.constant_schedule, (0.9, 0.999))
-    actual, _ = _updates(optax_radam.radam(1.0, b1, b2, **variant), gradients)
-    expected, _ = _updates(optax_radam.radam(1.0, **variant), gradients)
+@pytest.mark.parametrize("b2", [0.999, 0.9999])
+def test_a_constant_schedule_is_the_number(b2, variant):
+    gradients = 1 + problems.normal_gradients(300, 4) ** 2
+    schedules = map(optax.constant_schedule, (0.9, b2))
+    actual, _ = _updates(optax_radam.radam(1.0, *schedules, **variant), gradients)
+    expected, _ = _updates(optax_radam.radam(1.0, b2=b2, **variant), gradients)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_moments_divide_ever_after():
+    b2, _ = _schedule(RATES["drops"])
+    updates, _ = _updates(optax_radam.scale_by_moments(b2=b2), np.full((110, 2), 1e3))
+    np.testing.assert_allclose(updates[:5], 1e3, rtol=1e-6)
+    np.testing.assert_allclose(updates[5:], 1, rtol=1e-6)
+
+
+def test_infinite_updates_are_silenced_in_mid_run():
+    b2, _ = _schedule(RATES["drops"])
+    transform = optax_radam.scale_by_rectification(b2, before=1.0)
+    _, state = _updates(transform, np.ones((100, 2)))
+    updates, _ = transform.update(jnp.full(2, jnp.inf), state)
+    np.testing.assert_array_equal(updates, 0)
+
+
+@pytest.mark.parametrize("fallback", FALLBACKS)
+def test_a_b2_that_stays_low_stops_training(fallback):
+    """First its limit N is too low, while n is not; then both are."""
+    b2, exact = _schedule(np.where(_COUNTS < 1500, 0.999, 0.66))
+    assert decay_oracles.length(decay_oracles.weights(exact[:1501])) > 5
+    optimizer = optax_radam.radam(1.0, b2=b2, fallback=fallback)
+    updates, _ = _updates(optimizer, np.ones((STEPS, 2)))
+    assert updates[1499].all()
+    np.testing.assert_array_equal(updates[1500:], 0)
 
 
 def _factors(rates):
@@ -174,6 +202,19 @@ def test_gradients_to_the_rates_match_finite_differences(kind, nesterov):
     step = 1e-6 * np.eye(2)
     differences = [(loss(rates + h) - loss(rates - h)) / 2e-6 for h in step]
     np.testing.assert_allclose(jax.grad(loss)(rates), differences, rtol=1e-6)
+
+
+def test_gradients_are_finite_where_nothing_is_tractable():
+    rates = jnp.float32([0.0, 0.6, 0.9, 2 / 3, *[0.99] * 8, 0.5, 0.6, 0.0, 0.99])
+
+    def last_factor(rates):
+        transform = optax_radam.scale_by_rectification(lambda count: rates[count])
+        state = transform.init(jnp.ones(2))
+        for _ in rates:
+            _, state = transform.update(jnp.ones(2), state)
+        return state.rectification + state.length_history.age.high
+
+    chex.assert_tree_all_finite(jax.grad(last_factor)(rates))
 
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
@@ -331,7 +372,7 @@ def test_a_rectification_alone_goes_on_under_a_schedule():
     _, expected = _updates(scheduled, np.ones((20, 3)))
     converted = optax_radam.from_optax_state(state, b2=b2)
     chex.assert_trees_all_close(
-        converted[1].length_history, expected[1].length_history, rtol=1e-6
+        converted[1].length_history, expected[1].length_history, rtol=1e-6, atol=1e-6
     )
 
 
