@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import config, main
+from experiments import config
 from experiments.train import Examples, Task
 
 VALUES = 16  # a sequence has numbers below it
@@ -104,4 +104,6 @@ class Layer(nnx.Module):
 
 
 if __name__ == "__main__":
-    sys.exit(main.main(Flags))
+    from experiments.main import main
+
+    sys.exit(main(Flags))
