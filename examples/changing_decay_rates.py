@@ -1,8 +1,8 @@
-"""The variance of RAdam's rate where b2 changes: by today's formula, and followed.
+"""The variance of RAdam's rate where b2 changes: by the usual formula, and followed.
 
 The rate of a step is r_t divided by the root of the second moment, here of standard
 normal gradients; its variance is exact, by an integral over the weights that the
-gradients have. Today's formula, Optax's and everybody's, takes the b2 of the step for
+gradients have. The usual formula, Optax's and everybody's, takes the b2 of the step for
 one that has always been.
 
 Run it from a checkout: `python -m examples.changing_decay_rates OUT.png`
@@ -38,7 +38,7 @@ class Variance(NamedTuple):
     """Variances at a step; the unit is Adam's in the long run at that b2."""
 
     step: int
-    today: float
+    usual: float
     followed: float
 
 
@@ -79,10 +79,10 @@ def variances(schedule: optax.Schedule, steps: np.ndarray) -> Iterator[Variance]
         later = np.append(np.cumprod(rates[t - 1 : 0 : -1])[::-1], 1.0)
         weights = (1 - rates[:t]) * later
         unit = _long_run(b2)
-        today = float(optax_radam.rectification(t, b2)) ** 2
+        usual = float(optax_radam.rectification(t, b2)) ** 2
         yield Variance(
             t,
-            today * _variance(weights / (1 - b2**t)) / unit,
+            usual * _variance(weights / (1 - b2**t)) / unit,
             float(factors[t - 1]) ** 2 * _variance(weights / weights.sum()) / unit,
         )
 
@@ -99,13 +99,13 @@ def main(out: pathlib.Path) -> None:
     axes = figure.subplots(1, len(SCHEDULES), sharey=True)
     for axis, (name, schedule) in zip(axes, SCHEDULES.items(), strict=True):
         found = [*variances(schedule, np.union1d(every, changes))]
-        steps, today, followed = zip(*found, strict=True)
+        steps, usual, followed = zip(*found, strict=True)
         axis.axhline(1, color="lightgray")
         axis.plot(
             steps,
-            np.where(np.equal(today, 0), np.nan, today),
+            np.where(np.equal(usual, 0), np.nan, usual),
             "--",
-            label="today's formula",
+            label="the usual formula",
         )
         axis.plot(
             steps,
@@ -113,7 +113,7 @@ def main(out: pathlib.Path) -> None:
             label="optax_radam",
         )
         axis.set(title=f"b2: {name}", xlabel="step", xscale="log", yscale="log")
-        print(f"{name:<36} today {max(today):6.2f}, followed {max(followed):.2f}")
+        print(f"{name:<36} usual {max(usual):6.2f}, followed {max(followed):.2f}")
     axes[0].set_ylabel("variance of the rate, 1 is meant")
     axes[0].legend()
     figure.savefig(out, dpi=110)

@@ -43,7 +43,7 @@ def main(
 
 
 def command_line(flags: Flags, arguments: list[str]) -> str:
-    """What was typed but for the session's flags; `DIR` stands for --data-dir's."""
+    """The typed command without the session's flags; `DIR` stands for --data-dir's."""
     session = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for field in vars(flags.session):
         session.add_argument(flag_name(field), f"--{field}", dest=field, nargs="?")
@@ -77,7 +77,8 @@ def run(flags: Flags, command: str, max_devices: int | None = None) -> int:
             f"{report} draws what there is."
         )
         print(f"error: {str(error) or stopped}", file=sys.stderr)
-        if flags.session.processes and not getattr(error, "everywhere", False):
+        several = flags.session.distributed or flags.session.processes
+        if several and not getattr(error, "everywhere", False):
             os._exit(status)  # JAX would wait for the other processes, and they for it
         return status
     finally:

@@ -79,8 +79,8 @@ class Row(pydantic.BaseModel, extra="allow", strict=True):
     seconds: float  # of the group's training in this epoch
 
 
-class Name(pydantic.BaseModel):
-    """What is learned, and what its examples are called, in the plural."""
+class TaskName(pydantic.BaseModel):
+    """Names of a task and of its examples, in the plural."""
 
     name: str
     unit: str
@@ -96,11 +96,11 @@ class Data(pydantic.BaseModel, extra="allow"):
 
 
 class Config(pydantic.BaseModel, Generic[T]):
-    """What `config.json` says."""
+    """The content of `config.json`."""
 
     program: Literal["optax_radam experiment"]  # by which it is known to be ours
     command: str
-    task: Name
+    task: TaskName
     grid: Grid
     training: T
     jax_settings: dict[str, bool | str | None]
@@ -156,7 +156,11 @@ def check_out(flags: Flags) -> None:
             ours = json.loads(_read(config))["program"] == "optax_radam experiment"
         except (OSError, ValueError, LookupError, TypeError):
             ours = False
-        require(ours, f"this program's to --overwrite, which {config} does not show")
+        require(
+            ours,
+            f"this program's to --overwrite, and {config} is missing or of another "
+            "program or version; name another directory, or remove that one",
+        )
 
 
 @contextlib.contextmanager
@@ -184,7 +188,7 @@ def describe(flags: Flags, command: str, task: Task, work: Work) -> Config[Any]:
     return Config(
         program="optax_radam experiment",
         command=command,
-        task=Name(name=flags.name, unit=flags.unit, classes=flags.classes),
+        task=TaskName(name=flags.name, unit=flags.unit, classes=flags.classes),
         grid=flags.grid,
         training=flags.training,
         jax_settings={name: getattr(jax.config, name) for name in _SETTINGS},

@@ -35,7 +35,7 @@ class Sum(NamedTuple):
 
 
 class LengthHistory(NamedTuple):
-    """What the rates of a second moment so far come to."""
+    """Sums over the rates of a second moment so far."""
 
     weight: Sum  # W_t, which is 1 less the product of all rates
     age: Sum
@@ -44,14 +44,14 @@ class LengthHistory(NamedTuple):
 
 
 class DecayHistory(NamedTuple):
-    """What the rates of both moments so far come to; None where a rate is a number."""
+    """Sums over the rates of both moments so far; None where a rate is a number."""
 
     b1: Sum | None  # W_t
     b2: LengthHistory | None
 
 
 def is_number(decay: optax.ScalarOrSchedule) -> bool:
-    """Whether it never changes: an array may be another one in the next step."""
+    """True if a rate never changes; an array may be another one in the next step."""
     return isinstance(decay, numbers.Real)
 
 

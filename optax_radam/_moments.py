@@ -163,7 +163,7 @@ def _momentum_coefficients(
     weight: _history.Sum | None,
     nesterov: bool,
 ) -> tuple[ArrayLike, ArrayLike | None]:
-    """Of mu and of the gradient, in the bias-corrected momentum m_hat.
+    """Coefficients of mu and of the gradient in the bias-corrected momentum m_hat.
 
     `rate` is the step's b1; `weight` the sum of mu's weights, None for a number.
     """

@@ -169,11 +169,10 @@ def scale_by_rectification(
             _history.check_kind("b2", is_constant, state.length_history)
         count = optax.safe_increment(state.rectification_count)
         history = state.length_history
-        if is_constant or history is None:
+        if history is None:
             # From the new count, which then needs no copy of the old one on GPUs.
             factor = schedule(count - 1)
         else:
-            assert history is not None  # of this kind, as checked
             b2_now = _history.rate_at("b2", b2, count)
             history, factor = _history.advance(history, b2_now, threshold)
             # Raw momentum, and `before` may be 1, never comes back in mid-run.

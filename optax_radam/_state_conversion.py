@@ -23,7 +23,7 @@ _OURS = (_moments.ScaleByMomentsState, _rectify.ScaleByRectificationState)
 
 
 def _is_chain_with(node: Any, kinds: _Kinds) -> TypeGuard[_Stages]:
-    """Whether `node` is the state of a chain, one of whose stages is of these kinds."""
+    """True if `node` is the state of a chain with a stage of one of these kinds."""
     return type(node) is tuple and any(isinstance(stage, kinds) for stage in node)
 
 

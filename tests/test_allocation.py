@@ -42,7 +42,7 @@ def _page_faults(*arguments):
     not hasattr(ctypes.CDLL(None), "mallopt"), reason="of glibc's malloc"
 )
 def test_steps_get_their_memory_again_without_page_faults():
-    """Of 36 MB a call: without it, nearly all of these are faults."""
+    """A call needs 36 MB: without it, nearly every page would be a fault."""
     assert _page_faults("keep") < 20 * (36e6 / 4096) / 5
 
 

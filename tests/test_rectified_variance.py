@@ -196,7 +196,11 @@ def test_variance_that_needs_no_rectification(name):
     transform, numerator = NOTHING_TO_RECTIFY[name]
     chain = optax.chain(transform)
     rates = _rates(chain, lambda g, state, step: numerator(g), _normal_gradients())
-    assert max(np.var(x) for x in rates) <= oracles.variance_limit(B2)
+    variances = [np.var(x) for x in rates]
+    assert max(variances) <= oracles.variance_limit(B2)
+    if name == "factored":  # the figures of docs/warmup.md
+        figures = variances[0], oracles.variance_limit(B2)
+        np.testing.assert_allclose(figures, [0.0017, 0.0025], atol=5e-5)
 
 
 def test_no_rate_of_amsgrad_is_above_that_of_adam():

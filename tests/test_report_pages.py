@@ -1,8 +1,12 @@
 """Files of reports: text, page, pictures, CSV, TensorBoard."""
 
 import html.parser
+import itertools
 import math
+import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -12,6 +16,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 import optax_radam
 from experiments import report
+from experiments.cifar10.presets import PRESETS
 from experiments.report import figures, pages, tables
 
 GRID = {"optimizers": ("adam", "radam"), "learning_rates": (0.1, 0.2), "epochs": 2}
@@ -194,6 +199,41 @@ def test_curves_are_means_in_a_band_with_the_steps_factors_beneath(tmp_path):
     np.testing.assert_allclose(axes[-1].lines[0].get_ydata(), r_t, rtol=1e-6)
 
 
+def test_a_diverged_run_ends_the_mean_and_is_marked(tmp_path):
+    flags = make_flags(optimizers=("adam",), seeds=(0, 1), epochs=3)
+    rows = rows_of(flags, lambda run: {})
+    for run, of_run in rows:
+        if run.seed and of_run["epoch"] > 1:
+            of_run["test_loss"] = math.nan
+    experiment = write(tmp_path, flags, rows)
+    axes = figures.draw_curves(experiment, tables.make_tables(experiment)).axes
+    mean, cross = axes[2].lines
+    np.testing.assert_array_equal(mean.get_ydata(), [1.5, np.nan, np.nan])
+    assert [*cross.get_xdata()] == [2]
+
+
+def test_curves_of_held_out_examples_are_of_validation(tmp_path):
+    held_out = {"validation_loss": 1.0, "validation_accuracy": 0.75}
+    experiment = _experiment(tmp_path, lambda run: held_out, validation=5)
+    axes = figures.draw_curves(experiment, tables.make_tables(experiment)).axes
+    assert axes[0].get_ylabel() == "validation accuracy"
+    np.testing.assert_array_equal(axes[0].lines[0].get_ydata(), 0.75)
+
+
+def test_legends_of_the_largest_preset_fit_beside_each_other(tmp_path):
+    arms = PRESETS["blog-fair"].grid
+    flags = make_flags(optimizers=arms.optimizers, schedules=arms.schedules)
+    experiment = write(tmp_path, flags, rows_of(flags, lambda run: {})[::10])
+    figure = figures.draw_curves(experiment, tables.make_tables(experiment))
+    figure.draw_without_rendering()
+    boxes = [a.get_legend().get_window_extent() for a in figure.axes if a.get_legend()]
+    assert len(boxes) > 2
+    assert boxes[0].x0 >= 0
+    assert boxes[-1].x1 <= figure.bbox.x1
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 <= right.x0
+
+
 def test_a_huge_loss_does_not_flatten_the_others(tmp_path):
     experiment = _experiment(tmp_path, lambda run: {"loss": 1e3 * run.learning_rate})
     axes = figures.draw_curves(experiment, tables.make_tables(experiment)).axes
@@ -205,6 +245,21 @@ def test_the_terminal_shows_final_accuracies_and_names_the_page(tmp_path, capsys
     text = capsys.readouterr().out
     assert re.search(r"Adam +0\.1 +1 +0\.5000 +chosen", text)
     assert text.endswith(f"Report: {tmp_path / 'report.html'}\n")
+
+
+def test_the_terminal_table_fits_into_80_columns(tmp_path, capsys):
+    held_out = {"validation_loss": 1.0, "validation_accuracy": 0.75}
+    arms = ("schedule-free-radam:untuned-exponential-warmup+warmup-linear-decay-5000",)
+    experiment = _experiment(
+        tmp_path, lambda run: held_out, optimizers=arms, validation=5, seeds=(0, 1)
+    )
+    report.announce(experiment, pathlib.Path("out"))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_a_report_command_is_read_without_jax():
+    code = "import sys, experiments.report.command; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_escaped_text_keeps_one_line():

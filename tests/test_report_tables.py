@@ -63,6 +63,10 @@ def test_the_best_mean_chooses_the_rate_and_ends_of_the_grid_are_named(tmp_path)
     assert not summary[~summary.chosen].edge.any()
 
 
+def test_a_single_rate_is_no_edge(tmp_path):
+    assert not _tables(tmp_path, _by_seed, **TWO_ARMS).summary.edge.any()
+
+
 def test_held_out_examples_choose_where_there_are_any(tmp_path):
     def metrics(run):
         good = run.learning_rate == 0.1
@@ -100,6 +104,35 @@ def test_the_detectable_difference_is_found_in_four_of_five_experiments(n):
 
 def _series(values):
     return tables.pd.Series(values)
+
+
+def test_equal_differences_have_a_point_for_an_interval():
+    found = tables.paired(_series([0.25, 0.25, 0.25]))
+    assert found["interval_low"] == found["interval_high"] == 0.25
+
+
+def test_pairs_are_of_seeds_that_both_have_finished(tmp_path):
+    flags = make_flags(epochs=2, **TWO_ARMS)
+    rows = [
+        (run, row)
+        for run, row in rows_of(flags, _by_seed)
+        if (run.arm.optimizer, run.seed, row["epoch"]) != ("radam", 1, 2)
+    ]
+    (line,) = tables.make_tables(write(tmp_path, flags, rows)).comparisons.itertuples()
+    assert line.n == 2
+    assert line.mean_difference == pytest.approx((0.05 + 0.03) / 2)
+
+
+def test_arms_that_differ_in_one_thing_are_compared_and_all_with_the_first(tmp_path):
+    arms = ("adam", "radam", "adam:step-decay", "sgd:step-decay")
+    found = _tables(tmp_path, lambda run: {}, optimizers=arms).comparisons
+    step = " + step decay"
+    assert {*zip(found.arm, found.minus, strict=True)} == {
+        ("RAdam", "Adam"),
+        (f"Adam{step}", "Adam"),
+        (f"SGD{step}", "Adam"),
+        (f"SGD{step}", f"Adam{step}"),
+    }
 
 
 def test_a_bootstrap_is_beside_eight_pairs_and_more():

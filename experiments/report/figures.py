@@ -47,7 +47,8 @@ def _panels(tables: Tables, rows: int, height: float) -> tuple[Figure, Any, Any]
     """A figure, its axes, and the arms of each column: six of a kind look different."""
     arms, most = [*tables.arms], len(_COLORS)
     groups = [arms[start : start + most] for start in range(0, len(arms), most)]
-    figure = Figure(figsize=(max(7.0, 3.6 * len(groups)), height))
+    width = max(7.0 / len(groups), 3.6, 1.2 + 0.09 * max(map(len, arms)))  # legends
+    figure = Figure(figsize=(width * len(groups), height))
     grid = figure.subplots(rows, len(groups), squeeze=False, sharex="col", sharey="row")
     return figure, grid, groups
 

@@ -1,4 +1,4 @@
-"""What experiments have written, as one: read, and joined if they are comparable."""
+"""Records of one experiment, or of several that are comparable, read as one."""
 
 import pathlib
 from collections.abc import Iterable, Sequence
