@@ -21,8 +21,8 @@ LAYERS = 4
 _RADAMS = ("radam", "radam-skip", "radam-shifted", "schedule-free-radam")
 GRID = config.Grid(
     optimizers=("adam", "adam:untuned-linear-warmup", *_RADAMS),
-    learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
-    seeds=(0, 1, 2),
+    learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    seeds=tuple(range(10)),
 )
 # b2 is Vaswani et al.'s, whose warmup fits 256 steps.
 TRAINING = config.Training(b2=0.98, epochs=4, batch_size=32)
