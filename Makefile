@@ -23,7 +23,7 @@ CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
 SMOKE := import jax, optax, optax_radam as o; t = o.radam(0.1); p = jax.numpy.ones(2); \
   t.update(p, t.init(p)); print("wheel works, jax", jax.__version__, "optax", optax.__version__)
 
-.PHONY: demo bench test accelerators soak test-oldest check clean
+.PHONY: demo bench test docs accelerators soak test-oldest check clean
 
 demo: $(VENV)/experiments  ## Digits in three minutes: Adam, RAdam, Adam with a warmup
 	$(BIN)/python -m experiments.cifar10.demo
@@ -33,6 +33,12 @@ bench: $(VENV)/experiments  ## Under ten minutes: tables and figures into runs/b
 
 test: $(VENV)/dev  ## All tests and doctests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+docs: $(VENV)/docs  ## The site, into docs/_build/html; runs all its pages
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --jobs 2 \
+	  --conf-dir docs --doctree-dir docs/_build/doctrees . docs/_build/html
+	$(BIN)/python docs/check.py docs/_build/html
 
 accelerators: $(ACCELERATORS)/ready  ## What compilers for TPUs and GPUs make of an update
 	$(COMPILE)
@@ -63,6 +69,10 @@ clean:
 
 $(VENV)/dev: $(VENV)/experiments
 	$(PIP) '.[dev]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/dev
+	$(PIP) '.[docs]'
 	@touch $@
 
 # A compiler that cannot be installed is left out: tests skip it, or fail where CI is set.
