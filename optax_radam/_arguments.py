@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# The classes that `jax.typing.ArrayLike` lists, as `isinstance` takes them.
+# Classes listed by `jax.typing.ArrayLike`, for `isinstance`.
 _NUMBERS = get_args(jax.typing.ArrayLike)
 
 
@@ -23,7 +23,7 @@ def _dtype_of(value: Any) -> jnp.dtype | None:
         return None
     try:
         return jnp.result_type(value)
-    except OverflowError:  # an integer that no array holds
+    except OverflowError:  # an integer too large for an array
         return jnp.dtype(float)
     except TypeError:  # an array of strings or objects
         return None
@@ -35,7 +35,7 @@ def _is_real(dtype: jnp.dtype | None) -> bool:
 
 
 def _is_boolean(value: Any) -> bool:
-    """Whether it is a single True or False, NumPy's included."""
+    """Returns True for a single True or False, NumPy's included."""
     return _dtype_of(value) == jnp.bool_ and jnp.ndim(value) == 0
 
 
@@ -58,7 +58,7 @@ def _read_number(name: str, value: Any, allowed: str) -> float | None:
 def _check_range(name: str, value: Any, low: float, high: float, allowed: str) -> None:
     """Refuses a number outside [low, high)."""
     number = _read_number(name, value, allowed)
-    if number is not None and not low <= number < high:  # so that NaN is refused too
+    if number is not None and not low <= number < high:  # refuses NaN too
         raise ValueError(f"`{name}` must be {allowed}, got {value!r}.")
 
 
@@ -96,19 +96,19 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def _is_function(value: Any) -> bool:
-    """Whether it can be meant as a function: a class such as `float` is not."""
+    """Returns True for a callable that is not a class such as `float`."""
     return callable(value) and not isinstance(value, type)
 
 
 def check_number_or_schedule(name: str, value: optax.ScalarOrSchedule) -> None:
-    """Refuses what is neither a finite number >= 0 nor a schedule."""
+    """Refuses anything but a finite number >= 0 or a schedule."""
     if not _is_function(value):
         allowed = "a finite number >= 0 or a schedule (count -> number)"
         _check_range(name, value, 0.0, math.inf, allowed)
 
 
 def check_rate_or_schedule(name: str, value: optax.ScalarOrSchedule) -> None:
-    """Refuses what is neither a decay rate in [0, 1) nor a schedule."""
+    """Refuses anything but a decay rate in [0, 1) or a schedule."""
     if not _is_function(value):
         check_decay_rate(name, value)
 
@@ -119,22 +119,22 @@ def check_count(name: str, value: Any, *, at_least: int) -> None:
 
 
 def check_integer(name: str, value: Any, *, at_least: int) -> None:
-    """Refuses what is no integer, and integers below `at_least`."""
+    """Refuses anything but an integer >= `at_least`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an integer >= {at_least}, got {value!r}.")
     check_count(name, value, at_least=at_least)
 
 
 def check_function(name: str, value: Any) -> None:
-    """Refuses what cannot be called, and classes."""
+    """Refuses classes, and values that cannot be called."""
     if not _is_function(value):
         raise TypeError(f"`{name}` must be a function, got {value!r}.")
 
 
 def check_steps(step: Any) -> None:
-    """Refuses what is no real number or array, and a Python number below 1.
+    """Refuses anything but a real number or array, and Python numbers below 1.
 
-    The values of arrays are not read, to spare a device sync.
+    Values of arrays are not read: that would wait for the device.
     """
     if isinstance(step, numbers.Real):
         check_count("step", step, at_least=1)
@@ -147,7 +147,7 @@ def _check_threshold_alone(threshold: Any) -> None:
 
 
 def check_threshold_of_stage(threshold: Any, b2: Any) -> None:
-    """`check_threshold`; but what is no number may come to lie anywhere in [0, 1)."""
+    """Checks both; a `b2` that is an array or a schedule may lie in all of [0, 1)."""
     if isinstance(b2, numbers.Real):
         check_threshold(threshold, b2)
     else:
@@ -178,15 +178,15 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def _static(name: str) -> str:
-    """What to do about an argument that `optax.inject_hyperparams` made a number."""
+    """Advice for an argument that `optax.inject_hyperparams` made a number."""
     return (
-        f"Under `optax.inject_hyperparams`, name it: `static_args=({name!r},)`, or it "
-        "is taken for a schedule or a number."
+        f"Under `optax.inject_hyperparams`, pass `static_args=({name!r},)`, or it is "
+        "treated as a schedule or a number."
     )
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuses what is neither True nor False, and a traced boolean."""
+    """Refuses anything but True or False, and a traced boolean."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
             f"`{name}` must be True or False, got {value!r}, whose value is not known "
@@ -204,12 +204,12 @@ _WRONG_MASK = (
 
 
 def check_moment_dtype(name: str, value: Any, *, bits: int) -> None:
-    """Refuses what is no real floating dtype of at least so many bits, or None."""
+    """Refuses anything but None or a real floating dtype of at least `bits` bits."""
     if value is None:
         return
     allowed = f"None or a real floating dtype of at least {bits} bits"
     try:
-        if isinstance(value, _NUMBERS):  # arrays would pass for their own dtype
+        if isinstance(value, _NUMBERS):  # an array would be read as its dtype
             raise TypeError
         dtype = jnp.dtype(value)
     except (TypeError, ValueError):
@@ -218,26 +218,26 @@ def check_moment_dtype(name: str, value: Any, *, bits: int) -> None:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"`{name}` must be {allowed}, got {value!r}, which is {dtype}. Complex "
-            "leaves get the complex dtype of the real one that is asked for."
+            "leaves get the complex dtype of the same precision."
         )
     if 8 * dtype.itemsize < bits:
         raise ValueError(
             f"`{name}` must be {allowed}, got {dtype}: an average of fewer bits stops "
-            "moving, as a second moment of 16 does at b2 = 0.999."
+            "moving, as a 16-bit second moment does at b2 = 0.999."
         )
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError(f"`{name}` is {dtype}, which needs `jax_enable_x64`.")
 
 
 def is_function_for_mask(mask: Any) -> bool:
-    """Whether it is a function that makes masks; a model is a tree, though callable."""
+    """Returns True for a function that makes masks; a callable model is a tree."""
     return _is_function(mask) and all(callable(leaf) for leaf in jax.tree.leaves(mask))
 
 
 def check_mask_tree(mask: Any) -> None:
     """Refuses a single leaf, and a tree with leaves that are not booleans."""
-    # A bare boolean is more likely a mistake, or made from a mask by Optax, than the
-    # tree of parameters that are one leaf.
+    # A bare boolean is more likely a mistake, or made from a mask by Optax, than a
+    # mask for parameters that are one leaf.
     if isinstance(mask, _NUMBERS):
         raise TypeError(_WRONG_MASK.format("", mask, _static("mask")))
     check_boolean_leaves(mask)
@@ -252,18 +252,18 @@ def check_boolean_leaves(mask: Any) -> None:
 
 
 def check_state(state: Any, kind: type) -> None:
-    """Refuses a state of another kind, such as a checkpoint's dictionary."""
+    """Refuses a state of another class, such as a checkpoint's dictionary."""
     if not isinstance(state, kind):
         raise TypeError(
             f"`state` must be a {kind.__name__}, got one of type "
             f"`{type(state).__name__}`. Restore a checkpoint with the state of a new "
-            "`init` as its target, or states are dictionaries. If it is one of "
-            "Optax's, convert it by `optax_radam.from_optax_state`."
+            "`init` as its target, or states are dictionaries. If it is a state of "
+            "Optax, convert it by `optax_radam.from_optax_state`."
         )
 
 
 def _leaf_dtype(leaf: Any) -> jnp.dtype | None:
-    """The dtype of whatever is or stands for an array; None for anything else."""
+    """The dtype of an array or of its stand-in; None for anything else."""
     try:
         return jnp.result_type(leaf)
     except TypeError:
@@ -271,7 +271,7 @@ def _leaf_dtype(leaf: Any) -> jnp.dtype | None:
 
 
 def _is_inexact(dtype: jnp.dtype | None) -> bool:
-    """Whether it is floating or complex, of 16 bits at least."""
+    """Returns True for floating and complex dtypes of at least 16 bits."""
     if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
         return False
     return dtype.itemsize >= 2
@@ -280,13 +280,13 @@ def _is_inexact(dtype: jnp.dtype | None) -> bool:
 def check_inexact_leaves(name: str, tree: optax.Params) -> None:
     """Refuses integer and boolean leaves, naming the first one by its path."""
     if all(_is_inexact(_leaf_dtype(leaf)) for leaf in jax.tree.leaves(tree)):
-        return  # without paths: to make them takes longer than to trace the update
+        return  # without paths: making them takes longer than tracing the update
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         dtype = _leaf_dtype(leaf)
         if not _is_inexact(dtype):
             what = f"dtype {dtype}" if dtype is not None else f"the value {leaf!r}"
             raise TypeError(
                 f"`{name}{jax.tree_util.keystr(path)}` has {what}; it must be "
-                "floating or complex, of 16 bits at least. To leave such leaves alone, "
-                "wrap the transformation in `optax.masked`."
+                "floating or complex, of 16 bits at least. To skip such leaves, wrap "
+                "the transformation in `optax.masked`."
             )

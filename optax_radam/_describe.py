@@ -1,4 +1,4 @@
-"""What rectification does at a step, for logs and for looking at it."""
+"""Rectification's numbers at a step, for logs and inspection."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from optax_radam import _arguments, _schedules, _sma
 
 
 def _as_array(step: Any) -> jax.Array:
-    """The steps as they came, but floating where JAX's integers do not hold them."""
+    """The steps as given, but floating where JAX's integers cannot hold them."""
     if isinstance(step, (jax.Array, float)):
         return jnp.asarray(step)
-    of_python = isinstance(step, int)  # or else of NumPy
+    of_python = isinstance(step, int)  # otherwise of NumPy
     dtype = jnp.result_type(int if of_python else step)
     if jnp.issubdtype(dtype, jnp.integer):
         largest = step if of_python else step.max(initial=1)
@@ -29,31 +29,30 @@ def describe(
     *,
     before: ArrayLike = 0.0,
 ) -> dict[str, jax.Array]:
-    r"""Everything that rectification says of a step; scalars, and cheap under `jit`.
-
-    .. math:: t, \; \rho_t, \; r_t, \; \rho_t \ge \text{threshold}, \;
-        \text{the factor that is applied}
+    """Returns rho_t, r_t and the applied factor of a step; cheap, also under `jit`.
 
     Args:
       step: t, the steps taken, counted from 1; integers or floats of any shape. For
         the step just made, `optax.tree.get(state, "rectification_count")`.
       b2: decay rate of the second moment, a number in
         ((threshold - 1) / (threshold + 1), 1).
-      threshold: smallest rho_t taken for tractable, a number >= 4.
+      threshold: smallest rho_t treated as tractable, a number >= 4.
       before: the factor until then, a finite number: 0 waits, 1 lets steps through.
 
     Returns:
-      A dict of arrays shaped like `step`: "step" as it came, but floating where JAX's
-      integers do not hold it; "rho", "r" and "factor", float32 (float64 in x64);
-      "tractable", bool.
+      A dict of arrays shaped like `step`: "step" as given, but floating where JAX's
+      integers cannot hold it; "rho", "r" and "factor", float32 (float64 in x64);
+      "tractable", bool: rho >= threshold.
 
     Raises:
-      TypeError: if `step` is no real number or array, or another no scalar number.
+      TypeError: if `step` is not a real number or array, or another argument is not a
+        scalar number.
       ValueError: if `b2`, `threshold` or `before` is outside its range, or `step` is a
         Python number below 1 or not finite.
 
     Examples:
-      >>> for name, value in describe(6, b2=0.999).items():
+      >>> import optax_radam
+      >>> for name, value in optax_radam.describe(6, b2=0.999).items():
       ...     print(name, f"{value:.4g}")
       step 6
       rho 5.994

@@ -1,4 +1,4 @@
-"""Which dtype each number of an update is kept and computed in."""
+"""Dtypes in which the numbers of an update are stored and computed."""
 
 import functools
 import numbers
@@ -11,7 +11,7 @@ SMALLEST = 2.0**-126  # float32's smallest normal number
 
 
 def promote(*dtypes: DTypeLike) -> DTypeLike:
-    """The dtype that arrays of these promote to, also under strict promotion.
+    """The dtype that these promote to, also under strict promotion.
 
     Moments widen 16-bit leaves on purpose, by explicit casts.
     """
@@ -20,7 +20,7 @@ def promote(*dtypes: DTypeLike) -> DTypeLike:
 
 
 def first_moment_dtype(dtype: DTypeLike, requested: DTypeLike | None) -> DTypeLike:
-    """The leaf's own, or the one requested: for complex leaves its complex kin."""
+    """The leaf's own dtype, or the requested one, made complex for complex leaves."""
     if requested is None:
         return jnp.dtype(dtype)
     if jnp.issubdtype(dtype, jnp.complexfloating):
@@ -31,7 +31,7 @@ def first_moment_dtype(dtype: DTypeLike, requested: DTypeLike | None) -> DTypeLi
 def second_moment_dtype(
     dtype: DTypeLike, requested: DTypeLike | None = None
 ) -> DTypeLike:
-    """Real, and float32 at least unless requested otherwise.
+    """The requested dtype, or the leaf's, made real and at least float32.
 
     A 16-bit nu stops decaying at b2 = 0.999: 0.1% of it is less than half a unit in
     its last place.
@@ -43,10 +43,10 @@ def second_moment_dtype(
 
 
 def largest_square(dtype: DTypeLike) -> float:
-    """Where squares saturate: finite after the second moment's bias correction too."""
+    """The value at which squares saturate; finite after bias correction too."""
     return float(jnp.finfo(dtype).max) / 2  # type: ignore[no-untyped-call]
 
 
 def is_nonzero(x: ArrayLike) -> bool:
-    """Whether it is a number and no array, and not 0 in float32 either."""
+    """Returns True for a number, not an array, that is not 0 in float32."""
     return isinstance(x, numbers.Real) and abs(float(x)) >= SMALLEST

@@ -1,19 +1,19 @@
-r"""Sums that bias corrections and r_t come from where decay rates change.
+"""Running sums for bias corrections and r_t where decay rates change.
 
-A moving average whose rate is :math:`b_i` in step i gives gradient i, at step t, the
-weight :math:`w_i = (1 - b_i) \prod_{j=i+1}^t b_j`. By recursion follow the weights' sum
-W, by which the average is divided, the share k of the newest one in it, the center of
-mass, where the newest gradient counts 1, and the sum q of the squared shares:
+At step t, a moving average whose rate is b_i in step i gives gradient i the weight
+w_i = (1 - b_i) b_{i+1} ... b_t. Four numbers follow by recursion: the sum W of the
+weights, by which the average is divided; the newest gradient's share k of W; the mean
+age of the gradients, 1 for the newest; and the sum q of the squared shares::
 
-.. math::
-    W_t &= b_t W_{t-1} + (1 - b_t), \qquad k_t = (1 - b_t) / W_t \\
-    age_t &= 1 + (1 - k_t) \, age_{t-1}, \qquad
+    W_t = b_t W_{t-1} + (1 - b_t)
+    k_t = (1 - b_t) / W_t
+    age_t = 1 + (1 - k_t) age_{t-1}
     q_t = k_t^2 + (1 - k_t)^2 q_{t-1}
 
-The length of the average is :math:`n_t = \min(2 \, age_t - 1, 1 / q_t)`, and
-:math:`N_t = 2 / (1 - b_t) - 1` is where it would end. If the rate never changes, they
-are rho_t and rho_inf. If it rises, the center of mass is that of more gradients than
-carry the weight; Kish's effective sample size, 1 / q, is not misled.
+The average's length is n_t = min(2 age_t - 1, 1 / q_t). At a constant rate it would
+end at N_t = 2 / (1 - b_t) - 1. If the rate never changes, these are rho_t and rho_inf.
+If it rises, the mean age counts more gradients than carry the weight; Kish's effective
+sample size, 1 / q, does not.
 """
 
 import numbers
@@ -37,10 +37,10 @@ class Sum(NamedTuple):
 class LengthHistory(NamedTuple):
     """Sums over the rates of a second moment so far."""
 
-    weight: Sum  # W_t, which is 1 less the product of all rates
+    weight: Sum  # W_t: 1 minus the product of all rates
     age: Sum
     squares: Sum  # q_t
-    rectified: jax.Array  # shape (), bool: whether a step was tractable, ever
+    rectified: jax.Array  # shape (), bool: True once a step was tractable
 
 
 class DecayHistory(NamedTuple):
@@ -51,7 +51,7 @@ class DecayHistory(NamedTuple):
 
 
 def is_number(decay: optax.ScalarOrSchedule) -> bool:
-    """True if a rate never changes; an array may be another one in the next step."""
+    """Returns True if a rate never changes; an array may change between steps."""
     return isinstance(decay, numbers.Real)
 
 
@@ -77,7 +77,7 @@ def no_rates(
 
 
 def check_kind(name: str, is_constant: bool, history: Any | None) -> None:
-    """Refuses a state that was made for a rate of another kind."""
+    """Refuses a state made for another kind of rate."""
     if is_constant != (history is None):
         kinds = ("a schedule or an array", "a number")
         raise ValueError(
@@ -100,8 +100,8 @@ def rate_at(name: str, decay: optax.ScalarOrSchedule, step: jax.Array) -> ArrayL
 def _add(total: Sum, forgotten: jax.Array, new: ArrayLike) -> Sum:
     """(1 - forgotten) * total + new.
 
-    Rounded to one float32 in each step, r_t would drift by 5e-3 in a million steps at
-    b2 = 0.99999. So what is lost of the sum is kept (TwoSum, by Knuth).
+    If each sum were one float32, r_t would drift by 5e-3 in a million steps at
+    b2 = 0.99999. So the rounding error is kept too (Knuth's TwoSum).
     """
     old = total.high
     added = (new - forgotten * old) + (1 - forgotten) * total.low
@@ -111,11 +111,11 @@ def _add(total: Sum, forgotten: jax.Array, new: ArrayLike) -> Sum:
 
 
 def _newest(total: Sum, rate: ArrayLike) -> jax.Array:
-    """The newest gradient's weight, 1 - rate, in the dtype of a sum of the state.
+    """The newest gradient's weight, 1 - rate, in the dtype of the state's sum.
 
-    The rounding of the rate itself would be a large part of it.
+    The rate is not rounded first: its rounding would be a large part of the weight.
     """
-    # The sum may have been made where `jax_enable_x64` was another.
+    # The sum may have been made under another `jax_enable_x64`.
     dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(total.high))
     return jnp.asarray(_sma.complement(rate), dtype)
 
@@ -147,16 +147,16 @@ def _advance(
 def advance(
     history: LengthHistory, b2: ArrayLike, threshold: ArrayLike | None
 ) -> tuple[LengthHistory, jax.Array]:
-    """Takes a step.
+    """Advances the sums by one step.
 
     Args:
-      history: of the steps before.
+      history: sums over the steps before.
       b2: decay rate of the second moment in this step, a number in [0, 1).
-      threshold: the smallest n_t taken for tractable, a number >= 4, which N_t must
-        exceed; None if r_t is not asked for.
+      threshold: the smallest n_t treated as tractable, a number >= 4, which N_t must
+        exceed; None if r_t is not needed.
 
     Returns:
-      The history that includes the step; and its r_t, with n_t and N_t in the places
+      The history with the step, and the step's r_t, computed from n_t and N_t instead
       of rho_t and rho_inf: a scalar in the history's dtype, 0 where not tractable.
     """
     newest = _newest(history.weight, b2)
@@ -170,7 +170,7 @@ def advance(
 def advance_both(
     history: DecayHistory, b1: ArrayLike, b2: ArrayLike, threshold: ArrayLike | None
 ) -> DecayHistory:
-    """Takes a step, of which `b1` and `b2` are the rates."""
+    """Advances both histories by a step with rates `b1` and `b2`."""
     return DecayHistory(
         history.b1 and add_weight(history.b1, b1),
         history.b2 and advance(history.b2, b2, threshold)[0],
@@ -183,7 +183,7 @@ def replay(
     b2: optax.ScalarOrSchedule,
     threshold: ArrayLike,
 ) -> DecayHistory | None:
-    """The history after `count` steps, which may be many counts, of runs in a batch."""
+    """The history after `count` steps; `count` may be an array, one for each run."""
     start = no_rates(b1, b2)
     if start is None:
         return None

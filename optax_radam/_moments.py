@@ -1,6 +1,7 @@
 """The stage that holds the moments: momentum at first, then Adam's direction.
 
-Liu et al. 2020, Algorithm 2, but for r_t and the learning rate: later stages' work.
+Liu et al. 2020, Algorithm 2, without r_t and the learning rate: later stages apply
+these.
 """
 
 import functools
@@ -19,18 +20,20 @@ from optax_radam import _arguments, _dtypes, _history, _sharding, _sma
 class ScaleByMomentsState(NamedTuple):
     """State of `scale_by_moments`."""
 
-    # shape (), int32: updates made so far
+    #: Updates made so far; shape (), int32.
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in Optax
-    mu: optax.Updates  # like the parameters, in their dtypes: mean of g
-    nu: optax.Updates  # like the parameters, real, float32 at least: mean of |g|^2
-    # AMSGrad alone, like nu: the largest nu so far, not corrected for bias
+    #: Mean of the gradients; shapes and dtypes of the parameters.
+    mu: optax.Updates
+    #: Mean of the squared gradients; shapes of the parameters, real, at least float32.
+    nu: optax.Updates
+    #: Largest `nu` so far, not corrected for bias, like `nu`; None without `amsgrad`.
     nu_max: optax.Updates | None = None
-    # scalars, where `b1` or `b2` is a schedule or an array: what the rates came to
+    #: Sums over the rates so far; scalars; None if both rates are numbers.
     decay_history: _history.DecayHistory | None = None
 
 
 class _Decay(NamedTuple):
-    """A decay rate, as `_average` uses it; floating scalars."""
+    """A decay rate in the form that `_average` needs; floating scalars."""
 
     kept: ArrayLike  # 1, or the rate itself where that is below 1/2
     pull: ArrayLike  # 1 - rate, or 0
@@ -38,11 +41,11 @@ class _Decay(NamedTuple):
 
 
 class _StepScalars(NamedTuple):
-    """What every leaf's update needs to know of the step; floating scalars."""
+    """Numbers of a step that every leaf's update needs; floating scalars."""
 
     b1: _Decay
     b2: _Decay
-    # m_hat is a sum of these: 1 / (1 - b1^t) and None, but for Nesterov.
+    # Coefficients of m_hat; without Nesterov, 1 / (1 - b1^t) and None.
     of_mu: ArrayLike
     of_gradient: ArrayLike | None
     nu_correction: ArrayLike  # 1 / (1 - b2^t)
@@ -55,7 +58,7 @@ _OTHER_STRUCTURE = "`updates` must have the structure of the `params` that `init
 
 @jax.custom_jvp
 def _sqrt(x: jax.Array) -> jax.Array:
-    """The square root, with derivatives of 0 where they are infinite: at 0."""
+    """The square root, with a derivative of 0, not infinity, at 0."""
     return jnp.sqrt(x)
 
 
@@ -64,8 +67,8 @@ def _sqrt_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    # Not by `_sqrt` itself: within `lax.scan`, jax 0.10 differentiates that a second
-    # time as if it had no rule.
+    # Does not call `_sqrt`: inside `lax.scan`, jax 0.10 would ignore this rule when
+    # it differentiates a second time.
     zero = x == 0
     root = jnp.sqrt(jnp.where(zero, 1, x))
     return jnp.where(zero, 0, root), jnp.where(zero, 0, dx / (2 * root))
@@ -85,14 +88,14 @@ def _split(decay: ArrayLike) -> _Decay:
 def _average(decay: _Decay, old: jax.Array, new: jax.Array) -> jax.Array:
     """The moving average's next value, decay * old + (1 - decay) * new.
 
-    In float32, decay and 1 - decay do not add up to 1, and averages written so end up
-    to 1.4e-3 low at 0.99999. So the old value is pulled towards the new one, unless it
-    decays so fast that its rounding error would outlast it.
+    In float32, decay and 1 - decay do not add up to 1: with that formula, averages end
+    up to 1.4e-3 low at 0.99999. So the old value is pulled towards the new one, unless
+    it decays so fast that its rounding error would outlast it.
     """
     return jnp.asarray(decay.kept * old + (decay.weight * new - decay.pull * old))
 
 
-# At module level, so that leaves alike in shape and dtype are traced once, and an
+# At module level, so that leaves of equal shape and dtype are traced once, and an
 # update outside of `jit` runs compiled.
 @functools.partial(jax.jit, static_argnums=0)
 def _update_leaf(
@@ -104,9 +107,9 @@ def _update_leaf(
     nu: jax.Array,
     nu_max: jax.Array | None = None,
 ) -> tuple[jax.Array, ...]:
-    """One leaf's update, mu, nu and, if it has one, nu_max.
+    """Returns one leaf's update, mu, nu and, with AMSGrad, nu_max.
 
-    With `has_eps`, eps is known not to be 0.
+    `has_eps` says that eps is not 0.
     """
     out_dtype = _dtypes.promote(gradient.dtype, mu.dtype)
     real_dtype = _dtypes.promote(_dtypes.second_moment_dtype(out_dtype), nu.dtype)
@@ -124,8 +127,8 @@ def _update_leaf(
         second = jnp.maximum(nu_max.astype(real_dtype), new_nu)
         kept.append(second.astype(nu_max.dtype))
     if out_dtype == mu.dtype:
-        # As it is kept, in 16 bits maybe, and so is the update: XLA reads it, where it
-        # would make it anew from a copy of the old one, at twice the time.
+        # Read back the rounded mu; otherwise XLA recomputes it from a copy, at twice
+        # the time.
         new_mu = kept[0].astype(dtype)
     momentum = s.of_mu * new_mu
     if s.of_gradient is not None:
@@ -137,15 +140,15 @@ def _update_leaf(
     denominator = _sqrt(under_root) + s.eps
     one = jnp.ones_like(denominator)
     if not has_eps:
-        # It is 0 where no gradient, or none whose square is not 0, has come.
+        # It is 0 where the squares of all gradients so far are 0.
         denominator = jax.lax.select(denominator == 0, one, denominator)
-    # Selected below the division, so that it is finite where it is not meant.
+    # Select the denominator, not the quotient, so that the unused branch is finite.
     update = momentum / jax.lax.select(tractable, denominator, one)
     return update.astype(out_dtype), *kept
 
 
 def _is_zero(x: ArrayLike) -> bool:
-    """Whether it is the number 0, and not an array that may change."""
+    """Returns True for the number 0, but not for an array, which may change."""
     return isinstance(x, numbers.Real) and x == 0
 
 
@@ -165,7 +168,8 @@ def _momentum_coefficients(
 ) -> tuple[ArrayLike, ArrayLike | None]:
     """Coefficients of mu and of the gradient in the bias-corrected momentum m_hat.
 
-    `rate` is the step's b1; `weight` the sum of mu's weights, None for a number.
+    `rate` is the step's b1; `weight` is the sum of mu's weights, None if `b1` is a
+    number.
     """
     correction = 1 / _bias_correction(step, rate, weight)
     if not nesterov:
@@ -183,7 +187,7 @@ def _flatten_together(
 ) -> tuple[Any, list[list[jax.Array | None]]]:
     """The structure of the updates, and each leaf with its moments.
 
-    None is taken for a leaf: frozen parameters have no gradients.
+    None counts as a leaf: frozen parameters have no gradients.
     """
     treedef: Any  # its methods have no types
     gradients, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
@@ -224,62 +228,60 @@ def scale_by_moments(
     mu_dtype: DTypeLike | None = None,
     nu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    r"""Bias-corrected momentum, divided by Adam's denominator once that is tractable.
+    """Bias-corrected momentum, divided by Adam's denominator once that is tractable.
 
-    With :math:`\hat m_t = m_t / (1 - b_1^t)` and :math:`\hat v_t = v_t / (1 - b_2^t)`:
+    The update of step t, from the moments m and v::
 
-    .. math::
-        u_t = \begin{cases}
-          \hat m_t / (\sqrt{\hat v_t + \varepsilon_{root}} + \varepsilon)
-            & \rho_t \ge \text{threshold} \\
-          \hat m_t & \text{otherwise}
-        \end{cases}
+        m_hat = m / (1 - b1^t)
+        v_hat = v / (1 - b2^t)
+        u = m_hat / (sqrt(v_hat + eps_root) + eps)    where rho_t >= threshold
+        u = m_hat                                     elsewhere
 
-    With `nesterov`, :math:`\hat m_t = b_1 m_t / (1 - b_1^{t+1}) + (1 - b_1) g_t /
-    (1 - b_1^t)`; with `amsgrad`, :math:`\hat v_t = \max_{s \le t} v_s / (1 - b_2^t)`.
+    With `nesterov`, m_hat = b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t), where g is
+    the gradient. With `amsgrad`, the largest v so far replaces v.
 
-    If `b1` or `b2` is a schedule or an array, the product of its values so far takes
-    the place of :math:`b^t`; if `b2` is, the lengths of `scale_by_rectification` take
-    the place of :math:`\rho_t`, and once a step is tractable, all later ones divide.
+    If `b1` or `b2` is a schedule or an array, the product of its values so far replaces
+    b1^t or b2^t. For such a `b2`, the lengths of `scale_by_rectification` replace
+    rho_t, and once a step is tractable, all later ones divide.
+
     This is RAdam without r_t, which `scale_by_rectification` applies: use the same
     `b2` and `threshold` in both.
 
     Args:
-      b1: decay rate of the first moment, in [0, 1): a number; an array, which may be
-        another one in each step; or a schedule from the count of updates.
+      b1: decay rate of the first moment, in [0, 1): a number; an array, which may
+        change in each step; or a schedule from the count of updates.
       b2: decay rate of the second moment: a number in
         ((threshold - 1) / (threshold + 1), 1), or an array or a schedule in [0, 1).
       eps: added to the denominator, beside the square root; a finite number >= 0.
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which the denominator is used, a number >= 4; None
         to use it always, which is Adam, with any `b2` in [0, 1).
-      nesterov: True for Nesterov momentum, one step ahead, in Optax's form: m_t is
-        multiplied by the next step's `b1` if that is a schedule; the next value of an
-        array is not known, and the current one is used.
+      nesterov: True for Nesterov momentum, one step ahead, in Optax's form: m is
+        multiplied by the next step's `b1` if that is a schedule, and by the current
+        one if it is an array, whose next value is not known.
       amsgrad: True to divide by the largest second moment so far, in TensorFlow
         Addons' form: the maximum is taken before the bias is corrected.
       mu_dtype: dtype of the first moment, real and floating; None for each
         parameter's own. Complex leaves get the complex dtype of that precision.
-      nu_dtype: dtype of the second moment, real, floating and of 32 bits at least;
-        None for each parameter's own, made real, and float32 for 16-bit leaves.
+      nu_dtype: dtype of the second moment, real, floating and at least 32 bits; None
+        for each parameter's own, made real, and float32 for 16-bit leaves.
 
     Returns:
-      An `optax.GradientTransformation`. Its state is a `ScaleByMomentsState`, whose
-      `nu_max` is None without `amsgrad`, and whose `decay_history`, scalars, is None if
-      `b1` and `b2` are numbers. Updates have the gradients' structure and
-      shapes, in the dtype that gradient and `mu` promote to. `None` in the place of a
-      gradient passes through. Finite gradients leave finite moments: above 1.3e19,
-      squares saturate in float32. Infinite and NaN gradients show in the updates.
-      Moments have their parameter's sharding, and keep it where gradients have it.
+      An `optax.GradientTransformation` whose state is a `ScaleByMomentsState`. Updates
+      have the gradients' structure and shapes, in the dtype that gradient and `mu`
+      promote to. `None` in place of a gradient passes through. Finite gradients give
+      finite moments: gradients above 1.3e19 have their squares clipped in float32.
+      Infinite and NaN gradients show in the updates. Moments have their parameter's
+      sharding, and keep it if gradients have it too.
 
     Raises:
       TypeError: if an argument is of the wrong kind, or a flag is traced; from `init`
         and `update`, if a leaf is an integer or a boolean; from `update`, if a
         gradient is complex and its parameter real, or if the state is not a
         `ScaleByMomentsState`.
-      ValueError: if an argument is outside its range, a `nu_dtype` of 16 bits
-        included; from `update`, if the trees of gradients and state differ, or if the
-        state was made for a number where `b1` or `b2` is none, or the other way round.
+      ValueError: if an argument is outside its range, or `nu_dtype` has 16 bits; from
+        `update`, if the trees of gradients and state differ, or if the state was made
+        for numbers and `b1` or `b2` is not one, or the other way round.
 
     Examples:
       >>> import jax.numpy as jnp, optax, optax_radam
@@ -295,7 +297,7 @@ def scale_by_moments(
       Liu et al. 2020, Algorithm 2 (https://arxiv.org/abs/1908.03265); epsilon placed
       as in Kingma and Ba 2015, Algorithm 1 (https://arxiv.org/abs/1412.6980);
       AMSGrad: Reddi et al. 2018 (https://arxiv.org/abs/1904.09237); Nesterov momentum:
-      Dozat 2016, as `optax.scale_by_radam` has it.
+      Dozat 2016, in the form of `optax.scale_by_radam`.
     """
     _arguments.check_rate_or_schedule("b1", b1)
     _arguments.check_rate_or_schedule("b2", b2)
@@ -364,7 +366,7 @@ def scale_by_moments(
             eps=eps,
             eps_root=None if _is_zero(eps_root) else eps_root,
         )
-        # Strongly typed, they need no conversion in each leaf.
+        # Strong types need no conversion in each leaf.
         scalars = jax.tree.map(lambda x: jnp.asarray(x, float), scalars)
         tractable = jnp.array(True)
         if threshold is not None:

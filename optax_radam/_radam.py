@@ -31,76 +31,69 @@ def radam(
     mu_dtype: DTypeLike | None = None,
     nu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Rectified Adam (RAdam), the paper's Algorithm 2 as a chain.
+    """Rectified Adam (RAdam), the paper's Algorithm 2 as a chain.
 
-    Until :math:`\rho_t` reaches the threshold, in the first five steps at the defaults,
-    the variance of Adam's direction is intractable. `fallback` says what to do then:
+    Until rho_t reaches the threshold, in the first five steps at the defaults, the
+    variance of Adam's direction is intractable. `fallback` says what to do then:
 
     * "momentum", the default, repeats the steps of `optax.radam` and PyTorch: raw
       momentum, as large as the gradients. On unscaled features these steps blow up
       (`examples/unscaled_features.py`).
     * "skip" takes no step. Choose it for training in general.
     * "shifted" takes adaptive steps at once, with the factor of the first tractable
-      one. Choose it where something watches the steps: a solver may take a zero update
-      for convergence.
+      one. Choose it where something watches the steps: a solver may mistake a zero
+      update for convergence.
 
-    For step t = 1, 2, ... with gradient :math:`g_t`, learning rate :math:`\alpha_t`
-    and decay :math:`\lambda`:
+    Step t = 1, 2, ... with gradient g::
 
-    .. math::
-        m_t &= b_1 m_{t-1} + (1 - b_1) g_t, \qquad
-        v_t = b_2 v_{t-1} + (1 - b_2) g_t^2 \\
-        \rho_t &= \rho_\infty - 2 t b_2^t / (1 - b_2^t), \qquad
-        \rho_\infty = 2 / (1 - b_2) - 1 \\
-        u_t &= \begin{cases}
-          r_t \, \frac{m_t / (1 - b_1^t)}
-            {\sqrt{v_t / (1 - b_2^t) + \varepsilon_{root}} + \varepsilon}
-            & \rho_t \ge \text{threshold} \\
-          m_t / (1 - b_1^t) \text{ or } 0 & \text{otherwise, by fallback}
-        \end{cases} \\
-        \theta_t &= \theta_{t-1} - \alpha_t (u_t + \lambda \theta_{t-1})
+        m = b1 m + (1 - b1) g
+        v = b2 v + (1 - b2) g^2
+        m_hat = m / (1 - b1^t)
+        v_hat = v / (1 - b2^t)
+        rho_t = rho_inf - 2 t b2^t / (1 - b2^t), where rho_inf = 2 / (1 - b2) - 1
+        u = r_t m_hat / (sqrt(v_hat + eps_root) + eps)    where rho_t >= threshold
+        u = m_hat or 0, by `fallback`                     elsewhere
+        params = params - learning_rate (u + weight_decay params)
 
-    with :math:`r_t` as in `rectification`; `nesterov` and `amsgrad` replace
-    :math:`m_t` and :math:`v_t` as in `scale_by_moments`. With "shifted", the first case
-    holds at every step, with :math:`r_{t + t_0 - 1}`, where :math:`t_0` is the first
-    tractable step.
+    `rectification` defines r_t; `scale_by_moments` says how `nesterov` and `amsgrad`
+    change m_hat and v_hat. With "shifted", every step is adaptive, with the factor
+    r_{t + t_0 - 1}, where t_0 is the first tractable step.
 
     Args:
       learning_rate: a finite number >= 0, or a schedule from the count of updates.
-      b1: decay rate of the first moment, in [0, 1): a number; an array, which may be
-        another one in each step; or a schedule from the count of updates.
+      b1: decay rate of the first moment, in [0, 1): a number; an array, which may
+        change in each step; or a schedule from the count of updates.
       b2: decay rate of the second moment: a number in
         ((threshold - 1) / (threshold + 1), 1), above 2/3 at the default threshold; or
-        an array or a schedule in [0, 1), which bias corrections and r_t then follow as
-        in `scale_by_rectification`. Where it stays at or below that bound, training
-        stops.
+        an array or a schedule in [0, 1), which bias corrections and r_t follow as in
+        `scale_by_rectification`. Training stops where it stays at or below that bound.
       eps: added to the denominator, beside the square root; a finite number >= 0.
       eps_root: added to the second moment, inside the root; a finite number >= 0.
       threshold: smallest rho_t at which steps are adaptive, a number >= 4.
       nesterov: True for Nesterov momentum, one step ahead, in Optax's form. If `b1`
         is a schedule, it is that of the next step; if an array, the current one.
       amsgrad: True to divide by the largest second moment so far.
-      fallback: what to do before the first tractable step: "momentum", Algorithm 2;
-        "skip", no step along the gradient, as the authors' code with
-        `degenerated_to_sgd=False` (but the decay goes on, where that code decays only
-        in steps that it takes); or "shifted", adaptive steps with the first tractable
-        factor, for which an array `b2` is taken for a constant, and a schedule refused.
+      fallback: what to do before the first tractable step. "momentum": as in Algorithm
+        2. "skip": no step along the gradient, as in the authors' code with
+        `degenerated_to_sgd=False`, but the decay goes on; that code decays only in
+        steps that it takes. "shifted": adaptive steps with the first tractable factor;
+        an array `b2` is then treated as a constant, and a schedule refused.
       weight_decay: decoupled decay, multiplied by the learning rate but not by r_t: a
         finite number >= 0, or a schedule from the count of updates. For L2 instead,
         put `optax.add_decayed_weights` before this in a chain.
-      mask: which parameters decay: a tree of booleans (a model may be one, though it
-        can be called), a prefix of the parameters' tree, or a function from the
-        parameters to such a tree; None for all.
+      mask: which parameters decay: a tree of booleans (a callable model may be one), a
+        prefix of the parameters' tree, or a function from the parameters to such a
+        tree; None for all.
       mu_dtype: dtype of the first moment, real and floating; None for each
         parameter's own. Complex leaves get the complex dtype of that precision.
-      nu_dtype: dtype of the second moment, real, floating and of 32 bits at least;
-        None for each parameter's own, made real, and float32 for 16-bit leaves.
+      nu_dtype: dtype of the second moment, real, floating and at least 32 bits; None
+        for each parameter's own, made real, and float32 for 16-bit leaves.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`. Updates have the gradients' structure
       and shapes, in the dtype that gradient, `mu` and an array `learning_rate` promote
-      to. Its `update` needs `params` only if there is a `weight_decay`. It is this
-      chain, bit for bit where `params` are passed::
+      to. Its `update` needs `params` only if there is a `weight_decay`. With `params`,
+      it equals this chain, bit for bit::
 
         optax.chain(
             scale_by_moments(b1, b2, eps, eps_root, threshold),
@@ -109,24 +102,24 @@ def radam(
             optax.scale_by_learning_rate(learning_rate),
         )
 
-      For "skip" it has `before=0.0`; for "shifted", `threshold=None` in the first stage
+      "skip" has `before=0.0` there. "shifted" has `threshold=None` in the first stage
       and `shifted=True` in the second.
 
-      Under `optax.inject_hyperparams`, a `weight_decay` of 0 arrives as an array and
-      asks for `params`, and a dtype, or a function or a model for `mask`, is taken for
-      a schedule: name those that you use in its `static_args`. Where parameters have 16
-      bits, add `hyperparam_dtype=jnp.float32`, or b2 = 0.999 is rounded to 1 and
-      refused. `b1` and `b2` arrive as arrays and may change; name them if they do not.
+      Under `optax.inject_hyperparams`, numbers arrive as arrays. A `weight_decay` of 0
+      then needs `params`, and `b1` and `b2` may change: if they do not, list them in
+      its `static_args`. Also list dtypes, and a function or a model for `mask`, or they
+      are treated as schedules. For 16-bit parameters, add
+      `hyperparam_dtype=jnp.float32`, or b2 = 0.999 is rounded to 1 and refused.
 
     Raises:
       TypeError: if an argument is of the wrong kind, a flag is traced, or `b2` is a
         schedule with "shifted"; from `init` and `update`, if a leaf is an integer or a
         boolean, or a mask has leaves that are not booleans; from `update`, if a stage's
-        state is of another kind.
+        state is of another class.
       ValueError: if an argument is outside its range; from `init`, if `mask` does not
         fit the parameters; from `update`, if the trees of gradients and state differ,
-        if `params` is missing and there is a decay, or if the state was made for a
-        number where `b1` or `b2` is none, or the other way round.
+        if `params` is missing and there is a decay, or if the state was made for
+        numbers and `b1` or `b2` is not one, or the other way round.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax, optax_radam

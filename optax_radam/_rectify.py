@@ -1,4 +1,4 @@
-"""The stage that rectifies: a factor that depends on the step and b2 alone."""
+"""The stage that rectifies: a factor that depends only on the step and b2."""
 
 import functools
 import numbers
@@ -15,24 +15,26 @@ from optax_radam import _arguments, _dtypes, _history, _schedules
 class ScaleByRectificationState(NamedTuple):
     """State of `scale_by_rectification`.
 
-    The names are apart from other states' `count`, so that
+    The names differ from other states' `count`, so that
     `optax.tree.get(state, "rectification")` finds the factor in any chain.
     """
 
-    rectification_count: jax.Array  # shape (), int32: updates made so far
-    rectification: jax.Array  # shape (), float: the factor last applied; 0 at first
-    # scalars, where `b2` is a schedule or an array: what the rates came to
+    #: Updates made so far; shape (), int32.
+    rectification_count: jax.Array
+    #: Factor last applied, 0 at first; shape (), float32 (float64 in x64).
+    rectification: jax.Array
+    #: Sums over the rates so far; scalars; None if `b2` is a number or with `shifted`.
     length_history: _history.LengthHistory | None = None
 
 
 @jax.custom_jvp
 def _silencing_product(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """The product; 0 where the factor is, also for what is infinite or NaN."""
+    """The product; 0 where the factor is 0, even if x is infinite or NaN."""
     return jax.lax.select(factor == 0, jnp.zeros_like(x), factor * x)
 
 
-# The values need one comparison, of scalars, and fuse with what made x. Only the
-# derivatives, with respect to a `before` of 0, have to look at each element.
+# The values need one comparison of scalars and fuse with the operations that made x.
+# Only derivatives with respect to a `before` of 0 must look at each element.
 @_silencing_product.defjvp
 def _silencing_product_jvp(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
@@ -45,9 +47,9 @@ def _silencing_product_jvp(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _scale_leaf(never_zero: bool, update: jax.Array, factor: jax.Array) -> jax.Array:
-    """The product in float32 or wider, in the update's dtype.
+    """The product, computed in float32 or wider, in the update's dtype.
 
-    With `never_zero`, the factor is known not to be 0.
+    `never_zero` says that the factor is not 0.
     """
     wide = update.astype(_dtypes.promote(update.dtype, jnp.float32))
     factor = factor.astype(wide.real.dtype)
@@ -62,54 +64,50 @@ def scale_by_rectification(
     before: ArrayLike = 0.0,
     shifted: bool = False,
 ) -> optax.GradientTransformation:
-    r"""Multiplies updates by r_t once tractable, and by `before` until then.
+    """Multiplies updates by r_t once tractable, and by `before` until then.
 
-    .. math::
-        u_t \leftarrow \begin{cases}
-          r_t u_t & \rho_t \ge \text{threshold} \\
-          \text{before} \cdot u_t & \text{otherwise}
-        \end{cases}
+    The update u of step t becomes::
 
-    If `b2` is a schedule or an array, the weights :math:`w_i` of the gradients in the
-    second moment, with :math:`\sum_i w_i = 1`, give the lengths in place of
-    :math:`\rho_t` and :math:`\rho_\infty`:
+        r_t u       where rho_t >= threshold
+        before u    elsewhere
 
-    .. math::
-        n_t = \min\Big(2 \sum_i (t + 1 - i) w_i - 1, \; 1 \Big/ \sum_i w_i^2\Big),
-        \qquad N_t = 2 / (1 - b_{2,t}) - 1
+    If `b2` is a schedule or an array, these lengths replace rho_t and rho_inf, where
+    w_i is the weight of gradient i in the second moment, and all w_i add up to 1::
 
-    A step is tractable if :math:`n_t \ge` threshold and :math:`N_t >` threshold. After
-    the first one that is, the factor of those that are not is 0 and no longer `before`.
+        n_t = min(2 sum_i (t + 1 - i) w_i - 1, 1 / sum_i w_i^2)
+        N_t = 2 / (1 - b2_t) - 1
+
+    A step is tractable if n_t >= threshold and N_t > threshold. After the first
+    tractable step, intractable ones have the factor 0 and no longer `before`.
 
     Args:
-      b2: decay rate of the second moment that is rectified, the one that the
-        transformation before it in the chain uses, hence without a default. A Python
-        number in ((threshold - 1) / (threshold + 1), 1); or an array in [0, 1), which
-        may be another one in each step; or a schedule from the count of updates to
-        numbers in [0, 1). Where it stays at or below (threshold - 1) / (threshold + 1),
-        training stops.
-      threshold: smallest rho_t, or n_t, taken for tractable, a number >= 4.
+      b2: decay rate of the second moment that is rectified. It has no default because
+        it must be the rate of the transformation before this in the chain. A Python
+        number in ((threshold - 1) / (threshold + 1), 1); an array in [0, 1), which may
+        change in each step; or a schedule from the count of updates to numbers in
+        [0, 1). Training stops where it stays at or below
+        (threshold - 1) / (threshold + 1).
+      threshold: smallest rho_t, or n_t, treated as tractable, a number >= 4.
       before: the factor until then, a finite number: 0 emits zeros (the authors' code
         with `degenerated_to_sgd=False`), 1 lets the updates through (Algorithm 2).
       shifted: True to begin with the factor of the first tractable step, so that no
-        step is lost; `before` is then never used. An array `b2` is then taken for a
+        step is lost; `before` is then unused. An array `b2` is then treated as a
         constant, in ((threshold - 1) / (threshold + 1), 1), and a schedule is refused.
 
     Returns:
-      An `optax.GradientTransformation`. Its state is a `ScaleByRectificationState`,
-      whose `length_history`, scalars, is None if `b2` is a number or with `shifted`;
-      updates keep structure, shapes and dtypes, and are multiplied in float32 at least.
+      An `optax.GradientTransformation` whose state is a `ScaleByRectificationState`.
+      Updates keep structure, shapes and dtypes, and are multiplied in float32 at least.
 
     Raises:
       TypeError: if an argument is of the wrong kind, `shifted` is traced, or `b2` is a
         schedule with it; from `init` and `update`, if a leaf is an integer or a
         boolean; from `update`, if the state is not a `ScaleByRectificationState`.
       ValueError: if `b2`, `threshold` or `before` is outside its range; from `update`,
-        if the state was made for a number and `b2` is none, or the other way round.
+        if the state was made for a number and `b2` is not one, or the other way round.
 
     Examples:
-      >>> import jax.numpy as jnp, optax
-      >>> transform = scale_by_rectification(b2=0.999)
+      >>> import jax.numpy as jnp, optax, optax_radam
+      >>> transform = optax_radam.scale_by_rectification(b2=0.999)
       >>> state = transform.init(jnp.zeros(2))
       >>> for _ in range(6):
       ...     updates, state = transform.update(jnp.ones(2), state)
@@ -118,7 +116,8 @@ def scale_by_rectification(
 
       A `b2` that grows, as T5's does:
 
-      >>> transform = scale_by_rectification(b2=lambda count: 1 - (count + 1.0) ** -0.8)
+      >>> b2 = lambda count: 1 - (count + 1.0) ** -0.8
+      >>> transform = optax_radam.scale_by_rectification(b2)
       >>> state = transform.init(jnp.zeros(2))
       >>> for _ in range(10):
       ...     updates, state = transform.update(jnp.ones(2), state)
@@ -145,7 +144,7 @@ def scale_by_rectification(
         _arguments.check_threshold_of_stage(threshold, b2)
         _arguments.check_finite("before", before)
 
-    # r_t is 0 where rho_t <= 4, and float32 may round it to 4 from little above.
+    # r_t is 0 where rho_t <= 4, and float32 may round a slightly larger rho_t to 4.
     never_zero = isinstance(threshold, numbers.Real) and threshold > 4.01
     never_zero &= is_constant and (shifted or _dtypes.is_nonzero(before))
 
@@ -170,17 +169,17 @@ def scale_by_rectification(
         count = optax.safe_increment(state.rectification_count)
         history = state.length_history
         if history is None:
-            # From the new count, which then needs no copy of the old one on GPUs.
+            # From the new count, so that GPUs need no copy of the old one.
             factor = schedule(count - 1)
         else:
             b2_now = _history.rate_at("b2", b2, count)
             history, factor = _history.advance(history, b2_now, threshold)
-            # Raw momentum, and `before` may be 1, never comes back in mid-run.
+            # Where `before` is 1, raw momentum must not come back later in the run.
             factor = jnp.where(
                 history.rectified, factor, jnp.asarray(before, factor.dtype)
             )
         updates = jax.tree.map(lambda u: _scale_leaf(never_zero, u, factor), updates)
-        # The state's own, which may have been made where `jax_enable_x64` was another.
+        # The state may have been made under another `jax_enable_x64`.
         dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(state.rectification))
         return updates, ScaleByRectificationState(
             rectification_count=count,
@@ -198,15 +197,16 @@ def rectify(
     *,
     shifted: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Rectifies any adaptive transformation: r_t times its updates, 0 at first.
+    """Rectifies any adaptive transformation: r_t times its updates, 0 at first.
 
-    .. math::
-        u_t = r_t \cdot \text{inner}(g_t) \text{ where } \rho_t \ge \text{threshold,
-        else } 0
+    The updates of step t, from gradients g::
+
+        r_t inner(g)    where rho_t >= threshold
+        0               elsewhere
 
     r_t suits a second moment that averages each element's squares at decay rate `b2`
-    and is corrected for bias. Among Optax's transformations, measured at b2 = 0.99 by
-    the variance of the rectified rate (1 is meant; docs/api.md has the table):
+    and is corrected for bias. The variance of the rectified rate, which should be 1,
+    was measured for Optax's transformations at b2 = 0.99 (docs/api.md has the table):
 
     * Sound, 0.4 to 1.25: adam, belief, ademamix, acprop, adan (use its `b3`); rms and
       stddev with `bias_correction=True`.
@@ -215,18 +215,18 @@ def rectify(
       0.1), adamax (0.2 to 2).
     * Nothing to rectify: factored moments, novograd, lion.
 
-    Rectify last: what normalizes updates afterwards, a trust ratio or a norm clip that
-    acts, cancels r_t. Write `rectify(optax.lamb(1e-3, b2=0.999), b2=0.999)`.
+    Rectify last: a trust ratio or an active norm clip afterwards normalizes the updates
+    and cancels r_t. Write `rectify(optax.lamb(1e-3, b2=0.999), b2=0.999)`.
 
     Args:
       inner: a transformation that divides by the root of a bias-corrected second
         moment: `optax.scale_by_adam`, `optax.scale_by_belief`, your own. It runs from
-        the first step; its updates are held back until they are tractable.
+        the first step, and its updates are zero until they are tractable.
       b2: the decay rate of that second moment, a number in
         ((threshold - 1) / (threshold + 1), 1); or an array or a schedule, as in
         `scale_by_rectification`. No default: transformations differ in theirs
         (`optax.scale_by_rms` has 0.9).
-      threshold: smallest rho_t taken for tractable, a number >= 4.
+      threshold: smallest rho_t treated as tractable, a number >= 4.
       shifted: True to begin with the factor of the first tractable step, so that no
         step is lost. Not with stddev or acprop: their first steps are not bounded.
 

@@ -1,9 +1,9 @@
-r"""Schedule-free RAdam: no warmup, no schedule and no step count.
+"""Schedule-free RAdam: no warmup, no schedule and no step count.
 
-Defazio et al. 2024, "The Road Less Scheduled" (https://arxiv.org/abs/2405.15682). Three
-sequences: z takes the steps, x averages it, and gradients are taken at y between them.
-Optax has the averaging; what is put together here is the step, and the weight of each
-step in the average, both with the rectified learning rate.
+Defazio et al. 2024, "The Road Less Scheduled" (https://arxiv.org/abs/2405.15682). There
+are three sequences: z takes the steps, x averages it, and gradients are taken at y
+between them. Optax has the averaging. This module adds the step and the step's weight
+in the average, both with the rectified learning rate.
 """
 
 import optax
@@ -21,35 +21,32 @@ def schedule_free_radam(
     *,
     weight_decay: optax.ScalarOrSchedule = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""RAdam that averages its weights in place of momentum and of a schedule.
+    """RAdam that averages its weights instead of using momentum and a schedule.
 
-    With :math:`\gamma_t = \alpha r_t` once :math:`\rho_t \ge \text{threshold}`, and 0
-    before, and the gradient :math:`g_t` at :math:`y_t`:
+    Step t = 1, 2, ... with gradient g at y and second moment v::
 
-    .. math::
-        z_{t+1} &= z_t - \gamma_t \Big( \frac{g_t}
-          {\sqrt{v_t / (1 - b_2^t)} + \varepsilon} + \lambda y_t \Big) \\
-        c_t &= w_t / \textstyle\sum_{s \le t} w_s, \qquad
-        w_t = \max_{s \le t} \gamma_s^2 \\
-        x_{t+1} &= (1 - c_t) x_t + c_t z_{t+1} \\
-        y_{t+1} &= b_1 x_{t+1} + (1 - b_1) z_{t+1}
+        rate = learning_rate r_t if rho_t >= threshold, else 0
+        z = z - rate (g / (sqrt(v / (1 - b2^t)) + eps) + weight_decay y)
+        w_t = (largest rate so far)^2
+        c = w_t / (w_1 + ... + w_t)
+        x = (1 - c) x + c z
+        y = b1 x + (1 - b1) z
 
-    The parameters that are trained are y. Evaluate, and save, x:
-    `optax.contrib.schedule_free_eval_params(state, params)`. Where a model has
-    BatchNorm, its running statistics belong to y: before evaluating, run some batches
-    of training data through it, with x, to renew them.
+    The trained parameters are y. Evaluate and save x:
+    `optax.contrib.schedule_free_eval_params(state, params)`. If a model has BatchNorm,
+    its running statistics belong to y: before evaluating, update them by running some
+    batches of training data through the model with x.
 
     Args:
-      learning_rate: a finite number >= 0, or a schedule from the count of updates, if
-        there must be one.
-      b1: how near to the average gradients are taken, in place of momentum; a number
-        in [2**-24, 1). x is not stored but recovered from y and z by a division by
-        b1, which magnifies rounding errors; below 2**-24, 1 - b1 is 1 in float32, y is
-        z, and x is lost.
+      learning_rate: a finite number >= 0, or a schedule from the count of updates; none
+        is needed.
+      b1: weight of the average x in y, in place of momentum; a number in [2**-24, 1).
+        x is not stored but recovered from y and z by a division by b1, which magnifies
+        rounding errors; below 2**-24, 1 - b1 is 1 in float32, y is z, and x is lost.
       b2: decay rate of the second moment, a number in
         ((threshold - 1) / (threshold + 1), 1): above 0.6 at the default threshold. An
-        array is taken for a constant, and a schedule refused: the weights in the
-        average are functions of the count.
+        array is treated as a constant. A schedule is refused, because the weights in
+        the average are functions of the count.
       eps: added to the denominator, beside the square root; a finite number >= 0.
       threshold: smallest rho_t at which steps are taken, a number >= 4.
       weight_decay: decay at y, multiplied by the rectified learning rate: a finite
@@ -96,7 +93,7 @@ def schedule_free_radam(
     )
     return optax.contrib.schedule_free(
         base,
-        # It counts from 1, where its base, as all else in Optax, counts from 0.
+        # It counts from 1; its base, like the rest of Optax, counts from 0.
         lambda count: rectified_rate(count - 1),
         b1=b1,
     )

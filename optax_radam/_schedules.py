@@ -1,4 +1,4 @@
-r"""Schedules: the rectification factor, and warmups, as functions of Optax's count.
+"""Schedules: the rectification factor and warmups as functions of Optax's count.
 
 Optax counts updates from 0 and the papers count steps from 1, so each schedule here
 evaluates its formula at t = count + 1.
@@ -15,12 +15,12 @@ from jax.typing import ArrayLike
 
 from optax_radam import _arguments, _sma
 
-_COUNTS = 2**31  # of Optax, from 0 on: int32, they stop at the largest
-_PART = 2**20  # factors that are held at once
+_COUNTS = 2**31  # counts that Optax has: int32, from 0 to the largest
+_PART = 2**20  # factors in memory at once
 
 
 def _step(count: ArrayLike) -> jax.Array:
-    """The step, t = count + 1, in floating point: the largest int32 does not wrap."""
+    """The step t = count + 1, floating, so that the largest int32 does not wrap."""
     return jnp.asarray(count, float) + 1
 
 
@@ -31,38 +31,41 @@ def rectification_schedule(
     before: ArrayLike = 0.0,
     shifted: bool = False,
 ) -> optax.Schedule:
-    r"""The rectification factor as a schedule: r_t once tractable, `before` until then.
+    """The rectification factor as a schedule: r_t once tractable, `before` until then.
 
-    .. math:: f(t) = r_t \text{ where } \rho_t \ge \text{threshold, else before}
+    The factor of step t = count + 1, where t_0 is the first tractable step::
 
-    With `shifted`, :math:`f(t) = r_{t + t_0 - 1}`, where :math:`t_0` is the first
-    tractable step: nothing is waited for.
+        f(t) = r_t if rho_t >= threshold, else before
+        f(t) = r_{t + t_0 - 1}                           with `shifted`
 
     Args:
       b2: decay rate of the second moment that is rectified, a number in
         ((threshold - 1) / (threshold + 1), 1). It has no default because it must be
-        the one that the moments use. One that changes is for `scale_by_rectification`.
+        the rate that the moments use. For a rate that changes, use
+        `scale_by_rectification`.
       threshold: smallest rho_t at which the variance of the adaptive learning rate is
-        taken for tractable, a number >= 4 (the paper: above 4; its code and most
+        treated as tractable, a number >= 4 (the paper: above 4; its code and most
         implementations: 5).
       before: the factor until then, a finite number: 0 waits, 1 lets steps through.
       shifted: True to begin with the factor of the first tractable step; `before` is
-        then never used.
+        then unused.
 
     Returns:
       An `optax.Schedule`: maps a count of updates, from 0, of any shape, to factors of
       that shape, float32 (float64 in x64).
 
     Raises:
-      TypeError: if an argument is not a scalar number, or `shifted` no boolean or
-        traced.
+      TypeError: if an argument is not a scalar number, or `shifted` is not a boolean
+        or is traced.
       ValueError: if `b2`, `threshold` or `before` is outside its range.
 
     Examples:
-      >>> schedule = rectification_schedule(b2=0.999)
+      >>> import optax_radam
+      >>> schedule = optax_radam.rectification_schedule(b2=0.999)
       >>> print([f"{schedule(count):.4f}" for count in (0, 4, 5, 99)])
       ['0.0000', '0.0000', '0.0258', '0.2153']
-      >>> print(f"{rectification_schedule(b2=0.999, shifted=True)(0):.4f}")
+      >>> shifted = optax_radam.rectification_schedule(b2=0.999, shifted=True)
+      >>> print(f"{shifted(0):.4f}")
       0.0258
 
     References:
@@ -86,9 +89,9 @@ def rectification_schedule(
 
 
 def untuned_linear_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
-    r"""Linear warmup over 2 / (1 - b2) steps, the rule of thumb that matches RAdam.
+    """Linear warmup over 2 / (1 - b2) steps, the rule of thumb that matches RAdam.
 
-    .. math:: f(t) = \min(1, t (1 - b_2) / 2)
+    The factor of step t = count + 1 is min(1, t (1 - b2) / 2).
 
     Args:
       b2: decay rate of the second moment, a number in [0, 1).
@@ -102,7 +105,8 @@ def untuned_linear_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
       ValueError: if `b2` is outside [0, 1).
 
     Examples:
-      >>> schedule = untuned_linear_warmup_schedule(b2=0.999)
+      >>> import optax_radam
+      >>> schedule = optax_radam.untuned_linear_warmup_schedule(b2=0.999)
       >>> print([f"{schedule(count):.4f}" for count in (0, 999, 1999, 5000)])
       ['0.0005', '0.5000', '1.0000', '1.0000']
 
@@ -118,9 +122,9 @@ def untuned_linear_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
 
 
 def untuned_exponential_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
-    r"""Exponential warmup with a time constant of 1 / (1 - b2) steps.
+    """Exponential warmup with a time constant of 1 / (1 - b2) steps.
 
-    .. math:: f(t) = 1 - e^{-(1 - b_2) t}
+    The factor of step t = count + 1 is 1 - exp(-(1 - b2) t).
 
     Args:
       b2: decay rate of the second moment, a number in [0, 1).
@@ -134,7 +138,8 @@ def untuned_exponential_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
       ValueError: if `b2` is outside [0, 1).
 
     Examples:
-      >>> schedule = untuned_exponential_warmup_schedule(b2=0.999)
+      >>> import optax_radam
+      >>> schedule = optax_radam.untuned_exponential_warmup_schedule(b2=0.999)
       >>> print([f"{schedule(count):.4f}" for count in (0, 999, 1999, 5000)])
       ['0.0010', '0.6321', '0.8647', '0.9933']
 
@@ -150,31 +155,29 @@ def untuned_exponential_warmup_schedule(b2: ArrayLike) -> optax.Schedule:
 
 
 def multiply_schedules(*schedules: optax.ScalarOrSchedule) -> optax.Schedule:
-    r"""The product of schedules: a warmup on any learning rate.
-
-    .. math:: f(t) = \prod_i f_i(t)
+    """The product of schedules: puts a warmup on any learning rate.
 
     Args:
       schedules: at least one, each a schedule or a finite number >= 0.
 
     Returns:
-      An `optax.Schedule`: maps a count of updates, from 0, to the product of what the
-      schedules give for it, in the shape and dtype of that.
+      An `optax.Schedule`: maps a count of updates, from 0, to the product of the
+      schedules' values, in its shape and dtype.
 
     Raises:
       TypeError: if there are no schedules, or one is neither a schedule nor a number.
       ValueError: if a number is negative or not finite.
 
     Examples:
-      >>> import optax
-      >>> warmup = untuned_linear_warmup_schedule(b2=0.99)
+      >>> import optax, optax_radam
+      >>> warmup = optax_radam.untuned_linear_warmup_schedule(b2=0.99)
       >>> cosine = optax.cosine_decay_schedule(1e-3, decay_steps=10_000)
-      >>> schedule = multiply_schedules(warmup, cosine)
+      >>> schedule = optax_radam.multiply_schedules(warmup, cosine)
       >>> print([f"{schedule(count):.2e}" for count in (0, 99, 199, 5000)])
       ['5.00e-06', '5.00e-04', '9.99e-04', '5.00e-04']
 
     References:
-      As `optax.join_schedules` puts them one after another.
+      `optax.join_schedules`, which puts schedules one after another.
     """
     if not schedules:
         raise TypeError("`schedules` must be at least one schedule, got none.")
@@ -191,27 +194,27 @@ def multiply_schedules(*schedules: optax.ScalarOrSchedule) -> optax.Schedule:
 
 
 def effective_warmup_period(schedule: optax.Schedule, steps: int) -> float:
-    r"""How many full steps a warmup costs.
+    """Number of full steps that a warmup costs.
 
-    .. math:: \sum_{t=1}^{\text{steps}} (1 - f(t))
-
-    Optax's counts stop at 2,147,483,647: all later steps have the factor of that one.
+    It is the sum of 1 - factor over the steps. Optax's counts stop at 2,147,483,647:
+    all later steps have the factor of that one.
 
     Args:
       schedule: a warmup factor, 1 at its end; a schedule that `jax.jit` can trace.
       steps: the number of updates to sum over, an integer >= 1.
 
     Returns:
-      A Python float, summed in float64: the length that a warmup of nothing and then
-      everything would have.
+      A Python float, summed in float64: the number of steps with factor 0 that would
+      cost as much.
 
     Raises:
-      TypeError: if `schedule` is no function or `steps` no integer.
+      TypeError: if `schedule` is not a function or `steps` is not an integer.
       ValueError: if `steps` is below 1.
 
     Examples:
-      >>> schedule = untuned_linear_warmup_schedule(b2=0.999)
-      >>> print(f"{effective_warmup_period(schedule, 10_000):.1f}")
+      >>> import optax_radam
+      >>> schedule = optax_radam.untuned_linear_warmup_schedule(b2=0.999)
+      >>> print(f"{optax_radam.effective_warmup_period(schedule, 10_000):.1f}")
       999.5
 
     References:
@@ -229,7 +232,7 @@ def effective_warmup_period(schedule: optax.Schedule, steps: int) -> float:
     def cost(first: int) -> float:
         part = factors(jnp.int32(first), min(_PART, counts - first))
         smallest, largest = float(part.min()), float(part.max())
-        if smallest == largest:  # as after the end of a warmup
+        if smallest == largest:  # after the end of a warmup, for example
             return int(part.size) * (1 - smallest)
         return math.fsum(1 - factor for factor in part.tolist())
 
@@ -245,17 +248,14 @@ def warmup_linear_decay_schedule(
     warmup_proportion: ArrayLike = 0.1,
     end_value: ArrayLike = 0.0,
 ) -> optax.Schedule:
-    r"""Linear warmup to a peak, then a straight line down, then constant.
+    """Linear warmup to a peak, then a straight line down, then constant.
 
-    With :math:`w = \text{total\_steps} \cdot \text{warmup\_proportion}`, not rounded:
+    The value of step t = count + 1, with w = total_steps warmup_proportion, not
+    rounded::
 
-    .. math::
-        f(t) = \begin{cases}
-          \text{peak}\; t / w & t < w \\
-          \text{peak} + (\text{end} - \text{peak})
-            \frac{t - w}{\text{total\_steps} - w} & w \le t < \text{total\_steps} \\
-          \text{end} & \text{otherwise}
-        \end{cases}
+        peak t / w                                         where t < w
+        peak + (end - peak) (t - w) / (total_steps - w)    then
+        end                                                where t >= total_steps
 
     Args:
       peak_value: value at the end of the warmup, a finite number.
@@ -272,7 +272,8 @@ def warmup_linear_decay_schedule(
       ValueError: if an argument is outside its range.
 
     Examples:
-      >>> schedule = warmup_linear_decay_schedule(1e-3, 5000, 0.1, 1e-5)
+      >>> import optax_radam
+      >>> schedule = optax_radam.warmup_linear_decay_schedule(1e-3, 5000, 0.1, 1e-5)
       >>> print([f"{schedule(count):.2e}" for count in (0, 499, 2749, 4999, 9999)])
       ['2.00e-06', '1.00e-03', '5.05e-04', '1.00e-05', '1.00e-05']
 
@@ -292,7 +293,7 @@ def warmup_linear_decay_schedule(
         warmup_steps = total * warmup_proportion
         warming_up = t < warmup_steps
         rise = t / jnp.where(warming_up, warmup_steps, 1)  # finite without a warmup
-        # Finite without a decay: in float32, a proportion near 1 is 1.
+        # Finite without a decay: float32 rounds a proportion near 1 to 1.
         decay_steps = jnp.where(warmup_steps < total, total - warmup_steps, 1)
         fall = jnp.clip((t - warmup_steps) / decay_steps, 0, 1)
         fall = jnp.where(t < total, fall, 1)

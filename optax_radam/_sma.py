@@ -1,19 +1,15 @@
-r"""The mathematics of rectification: rho_t, rho_inf, r_t and bias corrections.
+"""The mathematics of rectification: rho_t, rho_inf, r_t and bias corrections.
 
 Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", section 4
 and Algorithm 2 (https://arxiv.org/abs/1908.03265), which calls rho the length of the
 approximated simple moving average (SMA).
 
-Written as in the paper, :math:`\rho_t = \rho_\infty - 2 t b_2^t / (1 - b_2^t)` is the
-small difference of two large numbers while t is small. With
-:math:`L = -\log b_2`, :math:`x = t L` and the series of the Bernoulli numbers
+The paper's formula for rho_t is the small difference of two large numbers while t is
+small. With L = -log(b2) and the series of the Bernoulli numbers, nothing cancels::
 
-.. math::
-    S(x) = \frac{x}{e^x - 1} - 1 + \frac{x}{2}
-         = \frac{x^2}{12} - \frac{x^4}{720} + \frac{x^6}{30240} - \dots
-
-it is :math:`\rho_t = t - \frac{2}{L} (S(x) - S(L))`, since
-:math:`\rho_\infty = \coth(L / 2)`: nothing cancels, whatever :math:`b_2`.
+    rho_t = rho_inf - 2 t b2^t / (1 - b2^t)    the paper's
+          = t - (2 / L) (S(t L) - S(L))        used here
+    S(x) = x / (e^x - 1) - 1 + x / 2 = x^2 / 12 - x^4 / 720 + x^6 / 30240 - ...
 """
 
 import bisect
@@ -40,12 +36,12 @@ _BERNOULLI_COEFFICIENTS = (
     -3617 / 10670622842880000,
 )
 _LAST_STEP = 2**31 - 1  # where Optax's counts stop
-_NEGLIGIBLE = 80.0  # x beyond which 2 t / (e^x - 1) is lost beside rho, and overflows
-_SETTLED = 2.0**63  # t from which x is larger than that, for every float64 b2 below 1
+_NEGLIGIBLE = 80.0  # from this x on, 2 t / (e^x - 1) vanishes beside rho; e^x overflows
+_SETTLED = 2.0**63  # from this t on, x is larger than that for every float64 b2 < 1
 
 
 def _bernoulli_series(x: Any) -> Any:
-    """S(x) of the module's docstring, for a number or an array, 0 <= x <= 1."""
+    """The series S(x), for a number or an array, 0 <= x <= 1."""
     square = x * x
     total = 0.0
     for coefficient in reversed(_BERNOULLI_COEFFICIENTS):
@@ -56,8 +52,8 @@ def _bernoulli_series(x: Any) -> Any:
 def _negative_log(decay: ArrayLike) -> ArrayLike:
     """-log(decay), in Python's float64 where the decay rate is a Python number.
 
-    At 0 it is that of a number so small that decay^t vanishes, but finite: the
-    gradient is not 0 * inf.
+    A decay of 0 is replaced by a number so small that decay^t vanishes: the result is
+    finite, and the gradient is not 0 * inf.
     """
     if isinstance(decay, numbers.Real):
         return -math.log(max(float(decay), _dtypes.SMALLEST))
@@ -101,13 +97,13 @@ def float_rectification(step: float, b2: float) -> float:
 
 
 def sma_length_limit(b2: ArrayLike) -> jax.Array:
-    r"""Largest number of gradients the second moment averages over, rho_inf.
+    """Largest effective number of gradients in the second moment, rho_inf.
 
-    .. math:: \rho_\infty = 2 / (1 - b_2) - 1
+    rho_inf = 2 / (1 - b2) - 1.
 
     Args:
-      b2: decay rate of the second moment, a number in [0, 1). A traced scalar is
-        taken at its own precision and is not checked.
+      b2: decay rate of the second moment, a number in [0, 1). A traced scalar keeps
+        its own precision and is not checked.
 
     Returns:
       A floating scalar >= 1.
@@ -117,7 +113,8 @@ def sma_length_limit(b2: ArrayLike) -> jax.Array:
       ValueError: if `b2` is outside [0, 1).
 
     Examples:
-      >>> print(f"{sma_length_limit(0.999):.0f}")
+      >>> import optax_radam
+      >>> print(f"{optax_radam.sma_length_limit(0.999):.0f}")
       1999
 
     References:
@@ -128,18 +125,16 @@ def sma_length_limit(b2: ArrayLike) -> jax.Array:
 
 
 def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
-    r"""Effective number of gradients in the second moment, rho_t.
+    """Effective number of gradients in the second moment, rho_t.
 
-    .. math:: \rho_t = \rho_\infty - 2 t b_2^t / (1 - b_2^t)
-
-    Free of cancellation, in the form of the module's docstring: within 5e-7 of exact
-    arithmetic in float32, and 1e-12 in float64, for `b2` from 0.7 on.
+    rho_t = rho_inf - 2 t b2^t / (1 - b2^t), computed in a form without cancellation:
+    within 5e-7 of exact arithmetic in float32, and 1e-12 in float64, for b2 >= 0.7.
 
     Args:
       step: t, the steps taken, counted from 1; integers or floats of any shape and
         size. NaN in an array gives NaN.
       b2: decay rate of the second moment, a number in [0, 1). A traced float32 scalar
-        works, but its own rounding moves rho_inf by 6e-8 / (1 - b2), relatively.
+        works, but its own rounding changes rho_inf by a relative 6e-8 / (1 - b2).
 
     Returns:
       An array shaped like `step`, float32 (float64 in x64): 1 at step 1, then up to
@@ -151,7 +146,8 @@ def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
         not finite.
 
     Examples:
-      >>> print(f"{sma_length(5, b2=0.9):.3f}")
+      >>> import optax_radam
+      >>> print(f"{optax_radam.sma_length(5, b2=0.9):.3f}")
       4.581
 
     References:
@@ -160,37 +156,38 @@ def sma_length(step: ArrayLike, b2: ArrayLike) -> jax.Array:
     _arguments.check_decay_rate("b2", b2)
     _arguments.check_steps(step)
     if isinstance(step, numbers.Real):
-        step = min(step, _SETTLED)  # float32 holds none above 3e38
+        step = min(step, _SETTLED)  # float32 overflows above 3e38
     t = jnp.minimum(jnp.asarray(step, float), _SETTLED)
     log = jnp.asarray(_negative_log(b2), float)
     x = t * log
     small = x < 1
     # Each branch gets an argument at which it is finite, so that the gradient of the
-    # one not taken is 0 and not NaN.
+    # unused one is 0 and not NaN.
     series_at_t = _bernoulli_series(jnp.where(small, x, 0))
     series_at_1 = _bernoulli_series(jnp.minimum(log, 1))
     early = t - (2 / log) * (series_at_t - series_at_1)
     late = _limit(b2) - 2 * t / jnp.expm1(jnp.clip(x, 1, _NEGLIGIBLE))
-    # rho_1 is 1, whatever b2, and so is not differentiable through b2 = 0 as it stands.
+    # rho_1 is 1 for every b2, but the formulas are not differentiable at b2 = 0.
     return jnp.where(t == 1, 1, jnp.where(small, early, late))
 
 
 def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
-    r"""Rectification factor r_t, by which the paper scales Adam's step.
+    """Rectification factor r_t, by which the paper scales Adam's step.
 
-    .. math::
-        r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2)\rho_\infty}
-                         {(\rho_\infty - 4)(\rho_\infty - 2)\rho_t}}
+    At step t::
+
+        r_t = sqrt((rho_t - 4) (rho_t - 2) rho_inf
+                   / ((rho_inf - 4) (rho_inf - 2) rho_t))
 
     Args:
       step: t, the steps taken, counted from 1; integers or floats of any shape and
         size. NaN in an array gives NaN.
       b2: decay rate of the second moment, a number in [0, 1). A traced float32 scalar
-        works, but its own rounding moves r_t (by 7e-4 at b2 = 0.99999).
+        works, but its own rounding changes r_t (by 7e-4 at b2 = 0.99999).
 
     Returns:
       An array shaped like `step`, float32 (float64 in x64), in [0, 1]: 0 where
-      rho_t <= 4, hence at every step where rho_inf <= 4 (b2 <= 0.6); then rising to 1.
+      rho_t <= 4, hence at every step if rho_inf <= 4 (b2 <= 0.6); then rising to 1.
 
     Raises:
       TypeError: if `b2` is not a scalar number, or `step` no real number or array.
@@ -198,8 +195,9 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
         not finite.
 
     Examples:
+      >>> import optax_radam
       >>> for step in (5, 6, 100, 10_000):
-      ...     print(f"{step:>6} {rectification(step, b2=0.999):.4f}")
+      ...     print(f"{step:>6} {optax_radam.rectification(step, b2=0.999):.4f}")
            5 0.0173
            6 0.0258
          100 0.2153
@@ -212,14 +210,13 @@ def rectification(step: ArrayLike, b2: ArrayLike) -> jax.Array:
 
 
 def rectification_of(rho: jax.Array, limit: Any) -> jax.Array:
-    """r_t of a length and of its limit, both floating.
+    """r_t from a length and its limit, both floating.
 
-    0 where the length is 4 or less, and no more than 1; finite where the limit is below
-    the length, which it is if b2 has fallen.
+    It is 0 where the length is 4 or less, and at most 1. It is finite where the limit
+    is below the length, as after a fall of b2.
     """
     undefined = rho <= 4  # in this form NaN gives NaN
-    # Finite where it is not defined: `where` inside the square root too, whose gradient
-    # at 0 is infinite.
+    # `where` inside the square root too, whose gradient at 0 is infinite.
     if isinstance(limit, float):
         limit = limit if limit > 4 else 5.0
     else:
@@ -230,18 +227,18 @@ def rectification_of(rho: jax.Array, limit: Any) -> jax.Array:
 
 
 def is_tractable(step: ArrayLike, b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
-    """Whether the variance of the adaptive learning rate is tractable at `step`.
+    """Says where the variance of the adaptive learning rate is tractable.
 
     Args:
       step: t, the steps taken, counted from 1; numbers of any shape.
       b2: decay rate of the second moment, a number in [0, 1).
-      threshold: the smallest rho_t taken for tractable, a number >= 4.
+      threshold: the smallest rho_t treated as tractable, a number >= 4.
 
     Returns:
       Booleans shaped like `step`: rho_t >= threshold.
     """
     if isinstance(b2, numbers.Real) and isinstance(threshold, numbers.Real):
-        # rho_t, 50 operations, would be compiled into the update of each leaf.
+        # The 50 operations of rho_t would be compiled into the update of each leaf.
         return jnp.asarray(step) >= _first_tractable_step(float(b2), float(threshold))
     return sma_length(step, b2) >= threshold
 
@@ -261,10 +258,10 @@ def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
 
     Args:
       b2: decay rate of the second moment, a number in [0, 1).
-      threshold: the smallest rho_t taken for tractable, a number >= 4 below rho_inf.
+      threshold: the smallest rho_t treated as tractable, a number >= 4 below rho_inf.
 
     Returns:
-      A scalar, int32: the smallest t with rho_t >= threshold, found by bisection, for
+      A scalar, int32: the smallest t with rho_t >= threshold, found by bisection, since
       rho_t rises with t.
     """
     if isinstance(b2, numbers.Real) and isinstance(threshold, numbers.Real):

@@ -1,7 +1,7 @@
-"""The state of `optax.radam` made into ours, and back, in the middle of a run.
+"""Conversion of `optax.radam`'s state into ours, and back, in the middle of a run.
 
-Both keep the count and the two moments. Where they stand differs: Optax has one stage
-for what are two here, and no decay in its `radam`.
+Both keep the count and the two moments. Optax keeps them in one stage where we have
+two, and its `radam` has no decay.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from optax_radam import _arguments, _dtypes, _history, _moments, _rectify
 
-# The states of `optax.scale_by_learning_rate`: of a number, and of a schedule.
+# States of `optax.scale_by_learning_rate`, for a number and for a schedule.
 _LEARNING_RATE_STATES = (optax.EmptyState, optax.ScaleByScheduleState)
 
 _Stages = tuple[Any, ...]
@@ -23,16 +23,16 @@ _OURS = (_moments.ScaleByMomentsState, _rectify.ScaleByRectificationState)
 
 
 def _is_chain_with(node: Any, kinds: _Kinds) -> TypeGuard[_Stages]:
-    """True if `node` is the state of a chain with a stage of one of these kinds."""
+    """Returns True for the state of a chain with a stage of one of these kinds."""
     return type(node) is tuple and any(isinstance(stage, kinds) for stage in node)
 
 
 def _map_chains(
     state: optax.OptState, kinds: _Kinds, convert: Callable[[_Stages], _Stages]
 ) -> optax.OptState:
-    """Applies `convert` to every chain with a stage of these kinds, inmost first.
+    """Applies `convert` to every chain with a stage of these kinds, innermost first.
 
-    A stage that stands alone is taken for a chain of one.
+    A stage outside of a chain is treated as a chain of one.
     """
     found = False
 
@@ -68,7 +68,7 @@ def _map_chains(
 
 
 def _second_moment_like_ours(nu: jax.Array) -> jax.Array:
-    """Real, float32 at least, and finite where squares have overflowed."""
+    """The second moment, real, at least float32, finite where squares overflowed."""
     dtype = _dtypes.second_moment_dtype(nu.dtype)
     return jnp.minimum(nu.real.astype(dtype), _dtypes.largest_square(dtype))
 
@@ -80,41 +80,41 @@ def from_optax_state(
     b2: optax.ScalarOrSchedule = 0.999,
     threshold: ArrayLike = 5.0,
 ) -> optax.OptState:
-    r"""The state of a run with `optax.radam`, as `radam` continues it.
+    """Converts a state of `optax.radam` so that `radam` continues the run.
 
-    .. math::
-        (\text{count}, \mu, \nu), \text{rate} \;\mapsto\;
-        (\text{count}, \mu, \nu), (\text{count}, 0), \text{no decay}, \text{rate}
+    The state of each stage, before and after::
+
+        (count, mu, nu), rate
+        (count, mu, nu), (count, 0), no decay, rate
 
     Args:
-      state: any tree with states of `optax.radam` in it, such as that of a chain,
-        `optax.MultiSteps` or a train state. `optax.scale_by_radam` in a chain of
-        other stages becomes `scale_by_moments` and `scale_by_rectification` there. All
-        `optax.ScaleByAdamState` are taken for RAdam's, so convert parts of a state that
-        holds Adam's too. Of a chain of two, `optax.scale_by_radam` and a stage whose
-        state is empty or a schedule's, the second is taken for a learning rate, which
-        is `optax.radam`; if it is not, delete the third of the four states that come
-        back. Abstract states are converted by `jax.eval_shape(from_optax_state, ...)`.
-        Or a tree with states of ours, for rates of another kind than so far: they get
-        the histories of `b1` and `b2`.
-      b1: decay rate of the first moment in the steps so far: a number, if it will be
-        one; or an array in [0, 1), for a constant; or a schedule.
-      b2: decay rate of the second moment, in the same way. A schedule must be one that
-        `jax.jit` can trace: a million steps are replayed in 0.05 s, once
-        compiled.
-      threshold: that of the stages, for arrays and schedules: a number >= 4.
+      state: any tree with states of `optax.radam` in it, such as the state of a chain,
+        of `optax.MultiSteps` or a train state. In other chains, the state of
+        `optax.scale_by_radam` becomes those of `scale_by_moments` and
+        `scale_by_rectification`. Every `optax.ScaleByAdamState` is treated as RAdam's:
+        if Adam's are there too, convert only parts of the tree. In a chain of two, a
+        second stage with an empty state, or a schedule's, is treated as the learning
+        rate of `optax.radam`; if it is not one, delete the third of the four states
+        returned. Convert abstract states by `jax.eval_shape(from_optax_state, ...)`.
+        A tree with our own states works too, for decay rates of a new kind: the states
+        get the histories of `b1` and `b2`.
+      b1: decay rate of the first moment in the steps so far: a number, if it stays
+        one; an array in [0, 1), for a constant; or a schedule.
+      b2: decay rate of the second moment, in the same way. `jax.jit` must be able to
+        trace a schedule: a million steps are replayed in 0.05 s, once compiled.
+      threshold: the stages' threshold, for arrays and schedules: a number >= 4.
 
     Returns:
-      The same tree with the states that `radam` has, its decay a number and without
-      `mask` and `amsgrad`. Shapes stay; second moments become real and float32 at
-      least, and finite where Optax's squares have overflowed. The factor in
+      The same tree with the states of `radam`, whose decay is a number, without `mask`
+      and `amsgrad`. Shapes do not change. Second moments become real, at least float32,
+      and finite where Optax's squares have overflowed. The factor in
       `ScaleByRectificationState` is 0 until the next update. First moments and counts
       are shared, not copied: donate only one of the two states.
 
     Raises:
       TypeError: if `b1`, `b2` or `threshold` is of the wrong kind.
-      ValueError: if one is outside its range, or if there is no state of `optax.radam`,
-        nor of ours, in `state`.
+      ValueError: if one is outside its range, or if `state` has no state of
+        `optax.radam` and none of ours.
 
     Examples:
       >>> import jax.numpy as jnp, optax, optax_radam
@@ -122,7 +122,8 @@ def from_optax_state(
       >>> old = optax.radam(1e-3)
       >>> _, state = old.update(gradients, old.init(params))
       >>> new = optax_radam.radam(1e-3)
-      >>> updates, state = new.update(gradients, from_optax_state(state))
+      >>> state = optax_radam.from_optax_state(state)
+      >>> updates, state = new.update(gradients, state, params)
       >>> print(optax.tree.get(state, "rectification_count"))
       2
 
@@ -138,7 +139,7 @@ def from_optax_state(
             return stage._replace(decay_history=history)
         if isinstance(stage, _rectify.ScaleByRectificationState):
             count = stage.rectification_count
-            # Not the moments' buffers, or the state could not be donated.
+            # Not the buffers of the moments, or the state could not be donated.
             history = _history.replay(count, 0.0, b2, threshold)
             return stage._replace(length_history=history and history.b2)
         return stage
@@ -156,7 +157,7 @@ def from_optax_state(
                 _rectify.ScaleByRectificationState(
                     # Not the same buffer, or the state could not be donated.
                     rectification_count=jnp.array(stage.count),
-                    # As many as there are counts: runs may be batched by `jax.vmap`.
+                    # One for each count: runs may be batched by `jax.vmap`.
                     rectification=jnp.zeros(jnp.shape(stage.count), float),
                 ),
             ]
@@ -168,30 +169,31 @@ def from_optax_state(
 
 
 def to_optax_state(state: optax.OptState) -> optax.OptState:
-    r"""The state of a run with `radam`, as `optax.radam` continues it.
+    """Converts a state of `radam` so that `optax.radam` continues the run.
 
-    .. math::
-        (\text{count}, \mu, \nu), (\text{count}, r), \text{decay}, \text{rate}
-        \;\mapsto\; (\text{count}, \mu, \nu), \text{rate}
+    The state of each stage, before and after::
+
+        (count, mu, nu), (count, r), decay, rate
+        (count, mu, nu), rate
 
     Args:
       state: any tree with states of `radam` in it, or of chains with
         `scale_by_moments` and `scale_by_rectification`.
 
     Returns:
-      The same tree with the states that `optax.radam` has, in which the second moment
-      has the dtype of the first. Histories of changing rates are dropped. So is a
-      decay that is a number, and has no state: `optax.radam` has none. One that has a
-      state (a mask, a schedule) is kept, as in `optax.chain(optax.scale_by_radam(),
-      optax.add_decayed_weights(decay, mask), optax.scale_by_learning_rate(rate))`. Of
-      a chain of four by hand whose third state is empty, that one is taken for such a
-      decay and dropped too; under `optax.inject_hyperparams`, `weight_decay` must be
-      among `static_args`.
+      The same tree with the states of `optax.radam`, in which the second moment has the
+      dtype of the first. Histories of changing rates are dropped. So is a decay that is
+      a number: it has no state, and `optax.radam` has no decay. A decay with a state (a
+      mask, a schedule) is kept, as in `optax.chain(optax.scale_by_radam(),
+      optax.add_decayed_weights(decay, mask), optax.scale_by_learning_rate(rate))`. In
+      your own chain of four stages, an empty third state is treated as a decay and
+      dropped too. Under `optax.inject_hyperparams`, `weight_decay` must be among
+      `static_args`.
 
     Raises:
-      ValueError: if there is no state of `radam` in `state`, if the one that is there
-        has AMSGrad's maximum, which `optax.radam` cannot continue, or if moments are
-        not followed by a rectification.
+      ValueError: if `state` has no state of `radam`, if one has AMSGrad's maximum,
+        which `optax.radam` cannot continue, or if moments are not followed by a
+        rectification.
 
     Examples:
       >>> import jax.numpy as jnp, optax, optax_radam
@@ -199,7 +201,7 @@ def to_optax_state(state: optax.OptState) -> optax.OptState:
       >>> new = optax_radam.radam(1e-3)
       >>> _, state = new.update(gradients, new.init(params))
       >>> old = optax.radam(1e-3)
-      >>> updates, state = old.update(gradients, to_optax_state(state))
+      >>> updates, state = old.update(gradients, optax_radam.to_optax_state(state))
       >>> print(optax.tree.get(state, "count"))
       2
 

@@ -51,7 +51,7 @@ def _check_params(params: optax.Params, updates: optax.Updates) -> None:
 
 
 def _without_frozen(tree: Any, updates: optax.Updates) -> Any:
-    """The tree, None in the place of what has None for an update."""
+    """The tree, with None for each leaf whose update is None."""
     return jax.tree.map(
         lambda u, x: None if u is None else x,
         updates,
@@ -61,18 +61,18 @@ def _without_frozen(tree: Any, updates: optax.Updates) -> Any:
 
 
 def _mask_of_leaves(tree: Any, params: optax.Params) -> Any:
-    """The mask with the structure of the parameters, of which it is a prefix."""
+    """The mask, a prefix of the parameters' tree, extended to its structure."""
     return jax.tree.map(lambda m, p: jax.tree.map(lambda _: m, p), tree, params)
 
 
 def add_decayed_weights(
     weight_decay: optax.ScalarOrSchedule, mask: Mask
 ) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights`, asking for params only where there is a decay.
+    """`optax.add_decayed_weights`, which needs params only where there is a decay.
 
-    A decay that arrives as an array is never taken for absent, so that the state does
-    not depend on a number's value. Updates keep their dtypes, and those that are None
-    pass under a mask too.
+    A decay that arrives as an array always counts as a decay, so that the state does
+    not depend on a number's value. Updates keep their dtypes. Updates that are None
+    pass through, under a mask too.
 
     Args:
       weight_decay: a finite number >= 0, or a schedule from the count of updates.

@@ -1,9 +1,9 @@
-"""What rectification does at your b2: `python -m optax_radam.explain --help`.
+"""Explains rectification at your b2: `python -m optax_radam.explain --help`.
 
-Prints a table, and draws, if matplotlib is there, r_t beside the untuned warmups, and
-the variance that it answers: of the adaptive learning rate, simulated beside the
-paper's approximation (Liu et al. 2020, section 4, https://arxiv.org/abs/1908.03265).
-The exit status is 2 for bad arguments, 1 where something could not be written.
+Prints a table. If matplotlib is installed, draws r_t beside the untuned warmups, and
+the variance of the adaptive learning rate, simulated beside the paper's approximation
+(Liu et al. 2020, section 4, https://arxiv.org/abs/1908.03265). The exit status is 2
+for bad arguments, 1 if something could not be written.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from optax_radam import _schedules, _sma
 _LAST_STEP = 2**31 - 1  # where Optax's counts stop
 _POINTS = 10_000  # of a curve, at most
 _SAMPLES = 4096
-_SIMULATED_STEPS = 10_000  # at most: later, nothing happens that it would show
+_SIMULATED_STEPS = 10_000  # at most: later steps show nothing new
 _FORMATS = (".pdf", ".png", ".svg")
 
 
@@ -44,7 +44,7 @@ def _cost(b2: float, first: int) -> float:
     """The sum of 1 - r_t over all steps, with r_t = 0 before the first tractable one.
 
     A thousand terms are summed. The rest is an integral over log t by Simpson's rule:
-    all terms would take minutes at b2 = 0.9999999. Within 2e-8 of the sum, relatively.
+    all terms would take minutes at b2 = 0.9999999. The relative error is below 2e-8.
     """
 
     def lost(t: float) -> float:
@@ -64,11 +64,11 @@ def _cost(b2: float, first: int) -> float:
 
 
 def table(b2: float, threshold: float, steps: int) -> Iterator[tuple[str, str]]:
-    """What there is to say about a run, as pairs of a question and its answer.
+    """Describes a run in pairs of a question and its answer.
 
     Args:
       b2: decay rate of the second moment.
-      threshold: smallest rho_t taken for tractable.
+      threshold: smallest rho_t treated as tractable.
       steps: length of the run, in updates.
 
     Yields:
@@ -109,11 +109,11 @@ def approximate_variance(rho: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("b2", "steps"))
 def simulated_variance(b2: float, steps: int, key: jax.Array) -> jax.Array:
-    """That variance at steps 1, 2, ..., of `_SAMPLES` runs with normal gradients.
+    """Simulated variance at steps 1, 2, ..., of `_SAMPLES` runs with normal gradients.
 
     Args:
       b2: decay rate of the second moment.
-      steps: how many.
+      steps: number of steps.
       key: a typed key.
 
     Returns:
@@ -135,12 +135,12 @@ def draw(b2: float, threshold: float, steps: int, out: pathlib.Path) -> None:
 
     Args:
       b2: decay rate of the second moment.
-      threshold: smallest rho_t taken for tractable.
+      threshold: smallest rho_t treated as tractable.
       steps: length of the run, in updates.
       out: file, ending in one of `_FORMATS`.
 
     Raises:
-      ImportError: if there is no matplotlib.
+      ImportError: if matplotlib is not installed.
       OSError: if the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out is not None and out.suffix not in _FORMATS:
         parser.error(f"--out must end in one of {_FORMATS}, got {out}.")
     if out is not None and not os.path.isdir(out.parent):
-        parser.error(f"--out needs the folder {out.parent}, which is not there.")
+        parser.error(f"--out needs the folder {out.parent}, which does not exist.")
     if out is not None and os.path.isdir(out):
         parser.error(f"--out must be a file, got the folder {out}.")
     try:
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command() -> int:
-    """Runs `main`, and writes out all that it printed; returns the exit status."""
+    """Runs `main` and flushes its output; returns the exit status."""
     try:
         try:
             return main()
@@ -265,7 +265,7 @@ def _command() -> int:
     except OSError as error:
         print(f"The output could not be written: {error}", file=sys.stderr)
         status = 1
-    # Python would write what is left again at exit, and fail again.
+    # At exit, Python would try to write the rest, and fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 

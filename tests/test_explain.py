@@ -164,7 +164,7 @@ def test_without_matplotlib_the_table_still_comes(tmp_path, capsys, monkeypatch)
         (["--steps", "0"], "--steps must be between 1 and 2147483647, got 0"),
         (["--steps", "9" * 400], "--steps must be between 1 and 2147483647, got 999"),
         (["--out", "figure.bmp"], "--out must end in one of ('.pdf', '.png', '.svg')"),
-        (["--out", "no/figure.png"], "--out needs the folder no, which is not there"),
+        (["--out", "no/figure.png"], "--out needs the folder no, which does not exist"),
         (["--out", "taken.png"], "--out must be a file, got the folder taken.png"),
     ],
     ids=[
