@@ -38,7 +38,10 @@ SCHEDULE_FREE = optax_radam.schedule_free_radam(0.1)
 
 @pytest.fixture(scope="module")
 def recipes():
-    return documents.run(documents.DOCS / "migrating.md")
+    names = {}
+    for page in ("flax-nnx", "flax-linen", "equinox"):
+        names |= documents.functions(documents.DOCS / f"{page}.md")
+    return names
 
 
 def _predict(params):

@@ -63,7 +63,7 @@ def test_follows_the_installed_pytorch(name):
 
 @pytest.fixture(scope="module")
 def continue_run():
-    return documents.run(documents.DOCS / "migrating.md")["continue_run"]
+    return documents.run(documents.DOCS / "migrating" / "torch.md")["continue_run"]
 
 
 @pytest.mark.usefixtures("x64")
