@@ -59,10 +59,12 @@ test-oldest: $(VENV)/dev  ## The wheel alone, newest and oldest; core tests on o
 	$(OLDEST)/bin/pytest -o pythonpath= -n 2 --dist worksteal $(CORE_TESTS)
 	$(OLDEST)/bin/pytest -o pythonpath= --rootdir tests --pyargs optax_radam
 
-check: $(VENV)/dev  ## Format (in CI: refuse what is not formatted), lint, check types
+check: $(VENV)/dev  ## Format (in CI: refuse what is not formatted), lint, check types, workflows
 	$(BIN)/ruff format $(if $(CI),--check)
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 clean:
 	rm -rf $(VENV) $(ACCELERATORS) $(OLDEST) dist
