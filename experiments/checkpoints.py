@@ -1,4 +1,4 @@
-"""States of groups of runs on disk, by Orbax: whole or not there, with checksums."""
+"""Checkpoints of groups of runs, by Orbax: complete or absent, with checksums."""
 
 import contextlib
 import logging
@@ -23,8 +23,8 @@ class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
     def reached_preemption(self, step: int) -> bool:
         """Leaves JAX's count of steps to `processes.have_sigterm`.
 
-        JAX stops all processes after the highest number that it was asked about, plus
-        one. Orbax would ask about epochs.
+        JAX stops all processes one step after the highest step that it was asked about.
+        Orbax would ask about epochs.
         """
         return False
 
@@ -38,7 +38,7 @@ def newest(path: pathlib.Path) -> int:
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """The newest state of one group, in a folder of its own.
 
-    While one is younger than `seconds`, by process 0's clock, no other is written.
+    No other is written until it is `seconds` old, by process 0's clock.
     """
 
     def __init__(self, path: pathlib.Path, seconds: float) -> None:
@@ -65,9 +65,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 self._manager.save(epoch, args=args, force=True)
 
     def restore(self, epoch: int, like: Any) -> Any:
-        """The state after an epoch, of the structure, types and shardings of another.
+        """Reads the state after an epoch, with another's structure, types, shardings.
 
-        A `DataError` says that it cannot be read, or is not what was written.
+        Raises a `DataError` if it cannot be read, or differs from what was written.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args: Any = ocp.args.Composite(
@@ -103,7 +103,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
 
 def _checksums(state: Any) -> dict[str, int]:
-    """A number for each array, which every flipped bit changes."""
+    """A checksum for each array, which changes with every flipped bit."""
     whole = multihost_utils.process_allgather(state, tiled=True)
     return {
         jax.tree_util.keystr(path): zlib.crc32(array.tobytes())

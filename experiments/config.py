@@ -1,7 +1,7 @@
 """Flags shared by all experiments: what is compared, how, and where the results go.
 
-`Grid` and `Training` are recorded with the results, `Session` never is. Results of
-experiments whose `Training` is the same may be merged; their grids may differ.
+`Grid` and `Training` are recorded with the results, `Session` is not. Experiments with
+the same `Training` may be merged; their grids may differ.
 """
 
 import collections
@@ -37,15 +37,15 @@ SCHEDULE_FACTORS = (
 
 
 class ConfigError(ValueError):
-    """A flag that cannot be used: says which, its value, and what is allowed."""
+    """A wrong flag; the message has its name, its value and what is allowed."""
 
 
 class DataError(Exception):
-    """Data that is missing or cannot be read: says where, and what to run."""
+    """Data that is missing or unreadable; the message says where and what to do."""
 
 
 class Terminated(BaseException):
-    """SIGTERM has come, to this process or another, and all stop."""
+    """All processes stop, because one received SIGTERM."""
 
     everywhere = True
 
@@ -58,7 +58,7 @@ class Arm(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it stands in tables and legends."""
+        """Name in tables and legends."""
         return f"{self.optimizer} {self.schedule}"
 
 
@@ -71,7 +71,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As it stands in `metrics.jsonl`."""
+        """Name in `metrics.jsonl`."""
         arm = f"{self.arm.optimizer}-{self.arm.schedule}"
         return f"{arm}-{self.learning_rate!r}-s{self.seed}"
 
@@ -90,7 +90,7 @@ def check(field: str, value: object, allowed: str, valid: bool) -> None:
 def differences(
     there: dict[str, Any], here: dict[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Names and both values of what differs."""
+    """Names and both values of the entries that differ."""
     for name in there | here:
         values = there.get(name), here.get(name)
         if repr(values[0]) != repr(values[1]):  # 1 is not True, and nan is nan
@@ -105,7 +105,7 @@ def _check_list(field: str, values: Sequence[Any]) -> None:
 
 
 def parse_schedule(name: str) -> list[tuple[str, int | None]]:
-    """A schedule's factors as they stand in `SCHEDULE_FACTORS`, each with its N."""
+    """A schedule's factors, named as in `SCHEDULE_FACTORS`, each with its N."""
     factors: list[tuple[str, int | None]] = []
     for factor in name.split("+"):
         found = re.fullmatch(r"(.+)-([1-9]\d{0,9})", factor)
@@ -157,7 +157,7 @@ class Grid:
 
     @functools.cached_property
     def arms(self) -> tuple[Arm, ...]:
-        """Every optimizer under every schedule, or under the one it names."""
+        """Every optimizer under every schedule, or under the schedule it names."""
         arms, known = [], get_args(OptimizerName)
         for entry in self.optimizers:
             name, colon, own = entry.partition(":")
@@ -184,7 +184,7 @@ class Grid:
         return own
 
     def rates(self, arm: Arm) -> tuple[float, ...]:
-        """The learning rates that an arm runs at."""
+        """The learning rates of an arm."""
         return self._own_rates.get(arm.optimizer, self.learning_rates)
 
     def runs(self) -> list[Run]:
@@ -197,7 +197,7 @@ class Grid:
         ]
 
     def groups(self, size: Callable[[int], int]) -> list[list[Run]]:
-        """The runs of each optimizer, in groups of `size` of how many are left."""
+        """The runs of each optimizer, in groups of `size(number left)`."""
         of: dict[str, list[Run]] = {}
         for run in self.runs():
             of.setdefault(run.arm.optimizer, []).append(run)
@@ -259,8 +259,7 @@ class Session:
     """Where and how this session runs; results do not depend on it."""
 
     checkpoint_seconds: float = 60.0
-    """An epoch's checkpoint is skipped while the last one is younger than this. The
-    last epoch's is always written."""
+    """Shortest time between checkpoints; the last epoch always writes one."""
     coordinator: str | None = None
     """HOST:PORT of process 0 of several; start each with the same flags, except
     --process-id."""
@@ -302,7 +301,7 @@ class Session:
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Everything that the command line says; an experiment's own subclass names it."""
+    """All flags of the command line; each experiment has a subclass."""
 
     module: ClassVar[str]  # what `python -m` runs
     unit: ClassVar[str]  # examples, in the plural: images, sequences
@@ -322,7 +321,7 @@ class Flags:
 
     @property
     def name(self) -> str:
-        """Name of the data or the task, in titles and the default directory."""
+        """Name of the data or the task, for titles and the default directory."""
         raise NotImplementedError
 
     def load(self) -> Any:

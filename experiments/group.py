@@ -1,8 +1,8 @@
 """Trains the runs of a group together, epoch by epoch, on a mesh of devices.
 
-The mesh has axes (runs, data): its devices share out the runs as far as they divide
-them, and then the batches. The step is `train.train_step`, compiled once for all
-learning rates, schedules and seeds of an optimizer, which are data.
+The mesh has axes (runs, data): its devices divide the runs by the largest factor that
+both numbers share, and then the batches. The step is `train.train_step`, compiled once
+for all learning rates, schedules and seeds of an optimizer, which are data.
 """
 
 import functools
@@ -27,7 +27,7 @@ ONE_RUN_PLATFORMS = {"cpu"}
 
 
 class Best(NamedTuple):
-    """Best weights so far, by held-out examples."""
+    """Best weights so far, on the held-out examples."""
 
     weights: Any  # (params, statistics) to evaluate
     accuracy: jax.Array  # float32; -1 before the first epoch
@@ -35,7 +35,7 @@ class Best(NamedTuple):
 
 
 class GroupState(NamedTuple):
-    """Everything that a checkpoint holds; all arrays have an axis of runs."""
+    """Content of a checkpoint; all arrays have an axis of runs."""
 
     train: train.State
     best: Best | None  # None unless examples are held out
@@ -44,7 +44,7 @@ class GroupState(NamedTuple):
 class Work(NamedTuple):
     """Data, settings and devices that all groups of an experiment share."""
 
-    task: train.Task  # with those training examples that are used
+    task: train.Task  # with only those training examples that are used
     held_out: train.Examples | None
     training: Training
     devices: Sequence[jax.Device]
@@ -63,7 +63,7 @@ class Work(NamedTuple):
         return size
 
     def mesh(self, runs: int) -> Mesh:
-        """The devices, for a group of that many runs."""
+        """The mesh of the devices for a group of `runs` runs."""
         along_runs = math.gcd(runs, len(self.devices))
         devices = np.reshape(self.devices, (along_runs, -1))
         return Mesh(devices, ("runs", "data"), axis_types=(AxisType.Auto,) * 2)
@@ -85,7 +85,7 @@ class Programs(NamedTuple):
 
 
 def make_programs(work: Work, name: OptimizerName, runs: int) -> Programs:
-    """The functions for groups of that many runs of an optimizer."""
+    """Makes the functions for groups of `runs` runs of an optimizer."""
     task, mesh, labels = work.task, work.mesh(runs), work.task.train.labels
     of_runs, everywhere = (NamedSharding(mesh, spec) for spec in (P("runs"), P()))
 
@@ -144,8 +144,8 @@ def make_programs(work: Work, name: OptimizerName, runs: int) -> Programs:
 def over_runs(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """Maps `function(common, *of_run)` over the leading axis of all but the first.
 
-    Each device maps over runs of its own. Left to the compiler, the convolutions of
-    many runs would be gathered.
+    Each device maps over its own runs. A plain `vmap` would let the compiler gather the
+    convolutions of many runs.
     """
 
     def mapped(common: Any, *of_runs: Any) -> Any:
@@ -168,7 +168,7 @@ def over_runs(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
 
 
 def put(tree: Any, mesh: Mesh, spec: P) -> Any:
-    """Arrays of the host on the devices of a mesh."""
+    """Copies arrays from the host to the devices of a mesh."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), tree
@@ -176,7 +176,7 @@ def put(tree: Any, mesh: Mesh, spec: P) -> Any:
 
 
 def seeds_of(programs: Programs, runs: Sequence[Run]) -> jax.Array:
-    """The runs' seeds, each on the devices that train it."""
+    """The runs' seeds, each on the devices that train its run."""
     seeds = np.array([run.seed for run in runs], np.uint32)
     placed: jax.Array = put(seeds, programs.mesh, P("runs"))
     return placed
@@ -193,9 +193,9 @@ def train_group(
 ) -> Iterator[tuple[GroupState, list[dict[str, float]]]]:
     """Trains a group, and yields its state and each run's metrics after each epoch.
 
-    Data are training, held-out and test examples, everywhere on the mesh. States are
-    donated as training goes on, also what `after_step` receives. `done` epochs are
-    behind the first.
+    Data are training, held-out and test examples, on all devices of the mesh. Training
+    donates the states, also those that `after_step` receives. It starts after `done`
+    epochs.
     """
     (trained, best), (used, *others) = state, data
     training, steps, n = work.training, work.steps_per_epoch, len(used.labels)
@@ -213,7 +213,7 @@ def train_group(
         ]
         batches = programs.batches(np.int32(epoch - 1), seeds)
         common = seeds, batches, put(np.stack(rates), programs.mesh, P("runs"))
-        # Compiled once, but not in the time that is measured.
+        # Compiled outside of the measured time.
         step = programs.step.lower(used, trained, *common).compile()
         jax.block_until_ready(common)
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The command line of every experiment: flags, and errors as a line and a status."""
+"""Command line of every experiment: flags, error messages and exit statuses."""
 
 import argparse
 import os
@@ -20,9 +20,9 @@ def main(
     flags_class: type[Flags],
     presets: Mapping[Any, Flags] = types.MappingProxyType({}),
 ) -> int:
-    """Runs what the command line says, and returns the exit status.
+    """Runs the command line, and returns the exit status.
 
-    `presets` are flags to begin with, by the value of --preset.
+    `presets` has the flags to begin with, by the value of --preset.
     """
     arguments = sys.argv[1:]
     if arguments[:1] == ["report"]:
@@ -56,7 +56,7 @@ def run(flags: Flags, command: str, max_devices: int | None = None) -> int:
     """Runs an experiment, on the first `max_devices`, in a terminal.
 
     Returns the exit status: 0, 1 if data or disk fail, 2 for a wrong flag, 130 on
-    Ctrl-C, 143 on SIGTERM. `command` is what repeats it, for the record.
+    Ctrl-C, 143 on SIGTERM. `command`, which repeats the experiment, is recorded.
     """
     # In many processes, JAX replaces this when they meet.
     before = signal.signal(signal.SIGTERM, _terminate)
@@ -79,7 +79,9 @@ def run(flags: Flags, command: str, max_devices: int | None = None) -> int:
         print(f"error: {str(error) or stopped}", file=sys.stderr)
         several = flags.session.distributed or flags.session.processes
         if several and not getattr(error, "everywhere", False):
-            os._exit(status)  # JAX would wait for the other processes, and they for it
+            os._exit(
+                status
+            )  # otherwise JAX and the other processes wait for each other
         return status
     finally:
         signal.signal(signal.SIGTERM, before)

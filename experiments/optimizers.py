@@ -1,4 +1,4 @@
-"""The compared optimizers, by name: each a chain of Optax's and our transformations."""
+"""The compared optimizers by name: chains of Optax's transformations and ours."""
 
 import jax
 import optax
@@ -12,10 +12,10 @@ _B1, _EPS = 0.9, 1e-8
 def make_optimizer(
     name: OptimizerName, learning_rate: float | jax.Array, training: Training
 ) -> optax.GradientTransformation:
-    """The optimizer as it is compared; a `ValueError` says that it cannot have `b2`.
+    """Makes the optimizer; raises a `ValueError` if it cannot have this `b2`.
 
-    Weight decay is decoupled in Adam's family, and L2 in the others, where it is added
-    to the gradient.
+    Weight decay is decoupled in Adam's family. In the others it is L2: added to the
+    gradient.
     """
     b2, decay = training.b2, optax.add_decayed_weights(training.weight_decay)
     descend = optax.scale_by_learning_rate(learning_rate)

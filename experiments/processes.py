@@ -1,4 +1,4 @@
-"""Several processes as one: they meet, compare what they do, and stop together."""
+"""Several processes as one: they meet, compare settings, and stop together."""
 
 import contextlib
 import json
@@ -22,8 +22,8 @@ _HEARTBEAT_SECONDS = 30  # of silence, after which JAX ends the other processes
 def initialize(session: Session) -> list[jax.Device]:
     """Joins the other processes, if there are any, and returns the devices of all.
 
-    Where they do not meet within a minute, it prints why and ends this process with
-    status 2: JAX itself would wait for five minutes and abort without a cause.
+    If they do not meet within a minute, prints why and ends this process with status 2:
+    JAX itself would wait for five minutes and abort without giving a reason.
     """
     if session.distributed or session.coordinator is not None:
         _join(session)
@@ -43,7 +43,7 @@ def _join(session: Session) -> None:
     late.start()
     try:
         if session.coordinator is not None and session.process_id == 0:
-            # Where the port is taken, jaxlib would end by SIGSEGV.
+            # If the port is in use, jaxlib would die of SIGSEGV.
             port = int(session.coordinator.rpartition(":")[2])
             socket.create_server(("", port)).close()
         jax.distributed.initialize(
@@ -78,9 +78,9 @@ def _end_late(session: Session) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[dict[str, Any]]:
-    """Has all processes end where one meets an error in the block, or they differ.
+    """Stops all processes if one raises an error in the block, or if they differ.
 
-    Yields a dictionary for facts, JSON values that must be the same in all of them.
+    Yields a dictionary for facts: JSON values that must be the same in all processes.
     """
     facts: dict[str, Any] = {}
     caught: Exception | None = None
@@ -105,7 +105,7 @@ def together() -> Iterator[dict[str, Any]]:
 
 
 def _gather(fact: Any) -> list[Any]:
-    """The JSON values of all processes, in each of them."""
+    """Collects the JSON values of all processes in each of them."""
     if jax.process_count() == 1:
         return [fact]
     mine = np.frombuffer(json.dumps(fact).encode(), np.uint8)
@@ -116,9 +116,9 @@ def _gather(fact: Any) -> list[Any]:
 
 
 def have_sigterm(step: int) -> bool:
-    """True if all processes stop after this step, since SIGTERM has come to one.
+    """Returns True if all processes stop after this step, because of a SIGTERM to one.
 
-    They count `step` up together, in every step.
+    All of them must call it with the same `step`, in every step.
     """
     several = jax.process_count() > 1
     return several and multihost_utils.reached_preemption_sync_point(step)

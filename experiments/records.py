@@ -1,7 +1,7 @@
-"""Results on disk, written whole or not at all.
+"""Results on disk, written completely or not at all.
 
-`config.json` says what was run, on what, with which versions; `metrics.jsonl` has a row
-for each finished epoch of each run. Neither names a directory.
+`config.json` has settings, machine and versions; `metrics.jsonl` has a row for each
+finished epoch of each run. Neither names a directory.
 """
 
 import contextlib
@@ -52,12 +52,12 @@ _PACKAGES = """optax_radam jax jaxlib optax flax orbax-checkpoint numpy scipy
 
 
 class Row(pydantic.BaseModel, extra="allow", strict=True):
-    """A finished epoch of a run, as it stands in `metrics.jsonl`.
+    """A finished epoch of a run: a row of `metrics.jsonl`.
 
-    A loss of None was not finite, if there is an accuracy: the run has diverged.
-    Otherwise, None stands for what was not evaluated: where examples are held out,
-    tests wait for the last epoch. The group's examples per second are the one extra
-    field, since its name has their unit.
+    A loss of None beside an accuracy was not finite: the run has diverged. Other Nones
+    were not evaluated: where examples are held out, the test waits for the last epoch.
+    The group's examples per second are the one extra field, since its name has their
+    unit.
     """
 
     __pydantic_extra__: dict[str, float] = pydantic.Field(init=False)
@@ -88,7 +88,7 @@ class TaskName(pydantic.BaseModel):
 
 
 class Data(pydantic.BaseModel, extra="allow"):
-    """Identity of the data; numbers of examples are extra fields, for their unit."""
+    """Identity of the data; numbers of examples are extra fields, named by unit."""
 
     __pydantic_extra__: dict[str, int] = pydantic.Field(init=False)
     description: str
@@ -98,7 +98,7 @@ class Data(pydantic.BaseModel, extra="allow"):
 class Config(pydantic.BaseModel, Generic[T]):
     """The content of `config.json`."""
 
-    program: Literal["optax_radam experiment"]  # by which it is known to be ours
+    program: Literal["optax_radam experiment"]  # marks the file as ours
     command: str
     task: TaskName
     grid: Grid
@@ -110,7 +110,7 @@ class Config(pydantic.BaseModel, Generic[T]):
     versions: dict[str, str]
 
     def facts(self) -> dict[str, Any]:
-        """Everything that results depend on, by its names in messages."""
+        """Everything that results depend on, by name, for messages."""
         content = self.model_dump(mode="json")
         flags = content["grid"] | content["training"]
         named = {flag_name(name): value for name, value in flags.items()}
@@ -119,7 +119,7 @@ class Config(pydantic.BaseModel, Generic[T]):
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file so that its name never stands for a part of it."""
+    """Writes a file completely or not at all."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     try:
@@ -133,7 +133,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def check_out(flags: Flags) -> None:
-    """Refuses a directory that results must not, or cannot, be written to."""
+    """Refuses a directory to which results must not, or cannot, be written."""
     path, config, session = flags.out, flags.out / CONFIG_FILE, flags.session
 
     def require(valid: bool, allowed: str) -> None:
@@ -165,7 +165,7 @@ def check_out(flags: Flags) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes out of a directory, which is made if it is not there."""
+    """Keeps other processes out of a directory; makes it if it is missing."""
     path.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(path / _LOCK_FILE, blocking=False):
@@ -208,7 +208,7 @@ def describe(flags: Flags, command: str, task: Task, work: Work) -> Config[Any]:
 def create(
     out: pathlib.Path, config: Config[Any], folder: str = "", files: Iterable[str] = ()
 ) -> None:
-    """Begins with no rows, without checkpoints and what an earlier report has left."""
+    """Starts without rows; removes checkpoints and files of an earlier report."""
     for name in files:
         (out / name).unlink(missing_ok=True)
     for name in {CHECKPOINT_FOLDER, folder} - {""}:
@@ -218,7 +218,7 @@ def create(
 
 
 def read_config(out: pathlib.Path, training: type[T]) -> Config[T]:
-    """The settings of an experiment; a `DataError` says that the file is damaged."""
+    """Reads an experiment's settings; raises a `DataError` if the file is damaged."""
     with read_errors(out / CONFIG_FILE):
         text = _read(out / CONFIG_FILE)
         config = Config[training].model_validate_json(text)  # type: ignore[valid-type]
@@ -229,7 +229,7 @@ def read_config(out: pathlib.Path, training: type[T]) -> Config[T]:
 
 
 def check_same(out: pathlib.Path, config: Config[Any]) -> None:
-    """Refuses to go on with another experiment; prints other circumstances."""
+    """Refuses to resume another experiment; prints differences that are allowed."""
     there = read_config(out, type(config.training))
     if found := [*differences(there.facts(), config.facts())]:
         lines = "".join(f"\n  {name}: {a!r} there, {b!r} here" for name, a, b in found)
@@ -242,7 +242,7 @@ def check_same(out: pathlib.Path, config: Config[Any]) -> None:
 
 @contextlib.contextmanager
 def read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
-    """Turns whatever damaged records lead to into a `DataError` that names the file."""
+    """Turns all errors from damaged records into a `DataError` that names the file."""
     try:
         yield
     except (OSError, ValueError, AttributeError) as error:
@@ -255,9 +255,9 @@ def read_errors(path: pathlib.Path, place: str = "") -> Iterator[None]:
 
 
 def find_rows(flags: Flags, groups: Sequence[Sequence[Run]]) -> tuple[list[int], bytes]:
-    """Epochs that are behind each group, and the rows without those that come again.
+    """Finished epochs of each group, and the rows without those that will be repeated.
 
-    A group that is not finished goes on from its newest checkpoint.
+    An unfinished group goes on from its newest checkpoint.
     """
     path, epochs = flags.out / METRICS_FILE, flags.training.epochs
     found: dict[str, set[int]] = {run.name: set() for run in flags.grid.runs()}
@@ -283,7 +283,7 @@ def find_rows(flags: Flags, groups: Sequence[Sequence[Run]]) -> tuple[list[int],
 
 
 def checkpoint_folder(flags: Flags, runs: Sequence[Run]) -> pathlib.Path:
-    """That of a group of runs."""
+    """The folder for the checkpoints of a group of runs."""
     more = f"+{len(runs) - 1}" if len(runs) > 1 else ""
     return flags.out / CHECKPOINT_FOLDER / f"{runs[0].name}{more}"
 
@@ -291,7 +291,7 @@ def checkpoint_folder(flags: Flags, runs: Sequence[Run]) -> pathlib.Path:
 def append(
     flags: Flags, runs: Sequence[Run], metrics: Sequence[dict[str, Any]]
 ) -> None:
-    """Adds a row for each run, all of which are on the disk when this returns."""
+    """Adds a row for each run; all are on the disk when this returns."""
     lines = b""
     for run, of_run in zip(runs, metrics, strict=True):
         row: dict[str, Any] = run.arm._asdict() | of_run
@@ -309,9 +309,9 @@ def _line(row: Row) -> bytes:
 
 
 def read_rows(path: pathlib.Path, runs: Container[str]) -> Iterator[Row]:
-    """The rows of a file, each of one of the named runs."""
+    """Reads the rows of a file; each must belong to one of the named runs."""
     with read_errors(path):
-        # What follows the last line break was being written as the power failed.
+        # Text after the last line break was being written when the power failed.
         *lines, _ = _read(path).split("\n")
     for number, line in enumerate(lines, start=1):
         with read_errors(path, f", line {number}"):
@@ -323,5 +323,5 @@ def read_rows(path: pathlib.Path, runs: Container[str]) -> Iterator[Row]:
 
 def _read(path: pathlib.Path) -> str:
     if path.exists() and not path.is_file():
-        raise OSError("it is no file")  # a pipe would be waited for
+        raise OSError("it is no file")  # opening a pipe would block
     return path.read_text()

@@ -1,4 +1,4 @@
-"""Trains every run of an experiment, and goes on where it was interrupted."""
+"""Trains every run of an experiment, and resumes an interrupted one."""
 
 import contextlib
 import functools
@@ -19,11 +19,11 @@ from experiments.report.records import read_experiment
 
 
 def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) -> None:
-    """Trains every run, keeps each epoch's metrics as it ends, and writes the report.
+    """Trains every run, records the metrics of each epoch, and writes the report.
 
     Raises:
       ConfigError: if a flag cannot be used, or differs between processes.
-      DataError: if the data is not there, or what is to be resumed is damaged.
+      DataError: if the data is missing, or the files to resume from are damaged.
       OSError: if the results cannot be written; the rows written before are intact.
     """
     first, resume = jax.process_index() == 0, flags.session.resume
@@ -63,7 +63,7 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
 
 
 def check_optimizers(flags: Flags) -> None:
-    """Refuses a `b2` that one of them cannot have."""
+    """Refuses a `b2` that one of the optimizers cannot have."""
     for arm in flags.grid.arms:
         try:
             make_optimizer(arm.optimizer, 1.0, flags.training)
@@ -74,9 +74,9 @@ def check_optimizers(flags: Flags) -> None:
 
 
 def split(task: train.Task, flags: Flags, devices: Sequence[jax.Device]) -> Work:
-    """The task with the examples that are used, and those that are held out.
+    """The task with the used training examples, and the held-out examples.
 
-    A `ConfigError` says that there are too few, or that devices do not divide batches.
+    Raises a `ConfigError` if there are too few, or if devices cannot divide batches.
     """
     training, (inputs, labels) = flags.training, task.train
     rest, limit = len(labels) - training.validation, training.limit_train

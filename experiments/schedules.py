@@ -1,6 +1,6 @@
-"""Learning-rate schedules by name, as numbers: a rate for each update.
+"""Learning-rate schedules by name, as arrays with a rate for each update.
 
-A schedule is data to the compiled step, so one program serves every schedule and rate.
+They are data to the compiled step, so one program serves every schedule and rate.
 """
 
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def learning_rates(
     run_steps: int,
     steps: range | None = None,
 ) -> npt.NDArray[np.float32]:
-    """The learning rate of each of `steps`, from 0 (None: of all `run_steps`).
+    """The learning rate at each of `steps`, from 0 (None: at all `run_steps`).
 
     It is `peak` where all factors of the schedule are 1.
     """

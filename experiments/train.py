@@ -40,7 +40,7 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-# What a key is for. Changing one changes every result.
+# Purposes of keys. Changing one changes every result.
 _WEIGHTS, _ORDER, _STEP = range(3)
 _EVALUATION_BATCH = 1024
 
@@ -60,16 +60,16 @@ class Task(NamedTuple):
 
     train: Examples
     test: Examples
-    # Initial weights come from the generator's default stream.
+    # Initial weights use the generator's default stream.
     make_model: Callable[[nnx.Rngs], Model]
-    # (model, inputs, key) -> logits, of the labels' shape and one more axis: classes.
-    # The key is that of a training step, or None in evaluation.
+    # (model, inputs, key) -> logits, of the labels' shape with one more axis: classes.
+    # The key is a training step's, or None in evaluation.
     logits: Callable[[Model, jax.Array, jax.Array | None], jax.Array]
     description: str = ""  # of the data, for reports
 
 
 class State(NamedTuple):
-    """Everything that a step replaces."""
+    """Everything that a step updates."""
 
     params: Any
     statistics: Any  # of BatchNorm: changed in training, but not by the optimizer
@@ -80,7 +80,7 @@ class State(NamedTuple):
 
 
 def make_key(seed: Any, purpose: int, *path: Any) -> jax.Array:
-    """The key for one purpose at one place (epoch, step) of the runs with a seed."""
+    """The key for one purpose, at one place (epoch, step), of all runs with a seed."""
     key = jax.random.key(seed)
     for number in (purpose, *path):
         key = jax.random.fold_in(key, number)
@@ -90,8 +90,8 @@ def make_key(seed: Any, purpose: int, *path: Any) -> jax.Array:
 def batches(seed: Any, epoch: Any, examples: int, batch_size: int) -> jax.Array:
     """An epoch's batches: shuffled indices, int32, of shape (steps, batch_size).
 
-    The last batch is padded with the epoch's first examples, which `train_step` leaves
-    out of loss and gradient.
+    The last batch is padded with the epoch's first examples, which `train_step`
+    excludes from loss and gradient.
     """
     order = jax.random.permutation(make_key(seed, _ORDER, epoch), examples)
     padded = jnp.pad(order, (0, -examples % batch_size), mode="wrap")
@@ -105,7 +105,7 @@ def init(task: Task, optimizer: Optimizer, seed: Any) -> State:
     return State(
         params=params,
         statistics=statistics,
-        opt_state=optimizer(1.0).init(params),  # which no rate takes part in
+        opt_state=optimizer(1.0).init(params),  # does not depend on the rate
         step=jnp.zeros([], jnp.int32),
         loss_sum=jnp.zeros([]),
         correct=jnp.zeros([], jnp.int32),
@@ -115,7 +115,7 @@ def init(task: Task, optimizer: Optimizer, seed: Any) -> State:
 def predict(
     task: Task, params: Any, statistics: Any, inputs: jax.Array, key: jax.Array | None
 ) -> tuple[jax.Array, Any]:
-    """Returns the model's logits, and its statistics after them."""
+    """Returns the model's logits, and its statistics afterwards."""
     graph = nnx.graphdef(nnx.eval_shape(lambda: task.make_model(nnx.Rngs(0))))
     # The copy belongs to this level of tracing, so that the model may change it.
     model = nnx.merge(graph, params, jax.tree.map(lambda leaf: leaf, statistics))
@@ -126,7 +126,7 @@ def predict(
 def sums(
     logits: jax.Array, labels: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Summed cross-entropy, and number of right labels, of the valid examples.
+    """Summed cross-entropy and number of correct labels of the valid examples.
 
     An example with several labels counts by the mean of their cross-entropies.
     """
@@ -149,8 +149,8 @@ def train_step(
 ) -> State:
     """One update: a batch, the gradient of its mean loss, the optimizer, new weights.
 
-    Donate the state. `batches` are the epoch's, (steps, batch_size), and `rates` the
-    learning rate of each of its steps.
+    Donate the state. `batches` are those of the epoch, (steps, batch_size); `rates` has
+    the learning rate of each of its steps.
     """
     steps, batch_size = batches.shape
     epoch, position = jnp.divmod(state.step, steps)
@@ -203,7 +203,7 @@ def evaluate(
 
 
 def share_out(batch: jax.Array) -> jax.Array:
-    """Has the devices of the mesh axis "data", if any, take equal parts of a batch."""
+    """Gives each device of the mesh axis "data", if any, an equal part of a batch."""
     devices = jax.sharding.get_abstract_mesh().shape.get("data", 1)
     if devices == 1 or len(batch) % devices:
         return batch

@@ -1,15 +1,15 @@
 """Faster 3x3 convolutions for training on one CPU device.
 
 Pass `convolve` to the model, as in ``CNN(..., conv=convolve)``. On CPU, XLA is slow at
-the gradients that JAX derives; stated as plain convolutions they are fast. Training the
-CNN on 32x32x3 in batches of 64, on two cores:
+the gradients that JAX derives; written as plain convolutions, they are fast. Training
+the CNN on 32x32x3 images in batches of 64, on two cores:
 
 | | jax 0.10 | jax 0.12 |
 |---|---|---|
 | `jax.lax.conv_general_dilated` | 406 images/s | 531 images/s |
 | `convolve` | 611 images/s | 774 images/s |
 
-In `vmap` they are correct but slow: XLA makes convolutions with groups of them.
+Under `vmap` they are correct but slow: XLA turns them into grouped convolutions.
 """
 
 import functools
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 Inputs = tuple[jax.Array, jax.Array]  # images and kernel
 
-# What `nnx.Conv` passes for convolutions without dilation, groups and other options.
+# Arguments that `nnx.Conv` passes without dilation, groups and other options.
 _ORDINARY_OPTIONS: dict[str, Any] = {
     "lhs_dilation": (1, 1),
     "rhs_dilation": (1, 1),
@@ -61,8 +61,8 @@ def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Inputs]:
 
 def _backward(inputs: Inputs, gradient: jax.Array) -> Inputs:
     x, kernel = inputs
-    # The kernel's gradient convolves channels in the place of images, with the output's
-    # gradient in that of the kernel, and is summed over chunks of images.
+    # The kernel's gradient is a convolution in which channels replace images, and the
+    # output's gradient replaces the kernel. It is summed over chunks of images.
     images, kernels = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
     chunks = [slice(k, k + _CHUNK) for k in range(0, len(x), _CHUNK)]
     parts = [_plain(images[..., c], kernels[:, :, c]) for c in chunks]

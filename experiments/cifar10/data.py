@@ -1,10 +1,10 @@
 """The images, and the model that learns them.
 
 TFDS's own builder of CIFAR-10 needs TensorFlow to read the binary files and to encode
-PNG. The one here reads them with NumPy and hands over PIL images, which TFDS encodes
-itself. Name, version, features, the download's checksum and the files written are
-TFDS's own, so either builder finds what the other has prepared, if it is stored as
-array_record; TFRecord needs TensorFlow.
+PNG. The builder here reads them with NumPy and passes PIL images, which TFDS encodes
+itself. Name, version, features, checksum of the download and files are TFDS's own, so
+each builder can use what the other has prepared as array_record. TFRecord needs
+TensorFlow.
 """
 
 import io
@@ -32,12 +32,12 @@ from experiments.cifar10.model import CNN, ResNet20
 from experiments.config import ConfigError, DataError
 from experiments.train import Examples, Model, Task
 
-# Of the key of a step; the CNN's dropout folds the numbers of its layers into it.
+# Folded into the key of a step; the CNN's dropout folds in the numbers of its layers.
 _AUGMENTATION = 1000
 SIZES = {"train": 50_000, "test": 10_000}  # images of CIFAR-10
 _RECORD_BYTES = 1 + 3 * 32 * 32  # label, then red, green and blue planes
 _MARGIN = 4  # pixels by which images move at most
-_CONNECT_SECONDS = 10.0  # TFDS itself retries for minutes where there is no network
+_CONNECT_SECONDS = 10.0  # without a network, TFDS itself retries for minutes
 
 
 class Images(NamedTuple):
@@ -45,7 +45,7 @@ class Images(NamedTuple):
 
     train: Examples
     test: Examples
-    pixel_max: int  # scaled to 1
+    pixel_max: int  # is scaled to 1
     description: str  # for reports
 
 
@@ -65,7 +65,7 @@ def make_task(
     classes: int = Flags.classes,
     conv: Callable[..., jax.Array] = jax.lax.conv_general_dilated,
 ) -> Task:
-    """The task of learning images with the model that `training` names."""
+    """The task: images, and the model that `training` names."""
     shape, dtype = images.train.inputs.shape[1:], training.compute_dtype
 
     def make_model(rngs: nnx.Rngs) -> CNN | ResNet20:
@@ -120,9 +120,9 @@ def load_digits() -> Images:
 
 
 def load_cifar10(data_dir: pathlib.Path | None) -> Images:
-    """CIFAR-10, which is downloaded and prepared if it is not there.
+    """Reads CIFAR-10; downloads and prepares it if it is missing.
 
-    The directory is TFDS's; None stands for `$TFDS_DATA_DIR`, or for TFDS's default.
+    The directory is TFDS's; None means `$TFDS_DATA_DIR`, or TFDS's default.
     """
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
     try:
@@ -143,7 +143,7 @@ def load_cifar10(data_dir: pathlib.Path | None) -> Images:
             "and copy that directory here; or train on the data that is always there: "
             "--dataset digits."
         ) from error
-    # TFDS and array_record raise errors of many kinds: for damaged files, another
+    # TFDS and array_record raise many kinds of errors: for damaged files, another
     # format, a full disk, ...
     except Exception as error:
         path = directory / "cifar10" / str(Cifar10.VERSION)
@@ -188,13 +188,13 @@ with registered.skip_registration():  # TFDS has a "cifar10" already
 
 
 def _prepared_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """TFDS's builder, after downloading and preparing what is not there."""
+    """TFDS's builder, after downloading and preparing what is missing."""
     builder = Cifar10(data_dir=directory, file_format="array_record")
     if builder.is_prepared():
         return builder
     url = builder._cifar_info.url
     archive = pathlib.PurePosixPath(url).name.removesuffix(".tar.gz")
-    # TFDS takes what an earlier attempt has downloaded.
+    # TFDS uses what an earlier attempt has downloaded.
     if not any((directory / "downloads").rglob(f"*{archive}*.tar.gz")):
         requests.head(url, timeout=_CONNECT_SECONDS).raise_for_status()
     directory.mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ def _read_split(
     images = [PIL.Image.open(io.BytesIO(record["image"])) for record in records]
     pixels = np.stack([np.asarray(image, np.uint8) for image in images])
     labels = np.array([record["label"] for record in records], np.int32)
-    # TFDS reads another split's file too, or fewer images than there are.
+    # TFDS would also accept another split's file, or one with fewer images.
     ids = sorted(record["id"].decode() for record in records)
     if ids != [f"{split}_{index:05d}" for index in range(SIZES[split])]:
         raise ValueError(

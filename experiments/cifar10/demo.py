@@ -1,8 +1,8 @@
-"""`make demo`: learning rates up to where plain Adam suffers, on digits.
+"""`make demo`: learning rates up to where plain Adam gets worse, on digits.
 
 b2 is 0.98 here, so that the warmup fits a run of 184 steps: r_t reaches 0.9 at step 140
 and the untuned warmup ends at step 100. At the usual 0.999 that takes 2,737 and 2,000
-steps, and the demo would show nothing but warmup.
+steps, and the demo would show only warmup.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ from experiments.config import Grid
 
 FLAGS = Flags(
     grid=Grid(
-        # RAdam has its warmup built in: it is not put under another.
+        # RAdam has its warmup built in and needs no other.
         optimizers=("adam", "radam", "adam:untuned-linear-warmup"),
         learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
         seeds=(0, 1),
@@ -24,5 +24,5 @@ FLAGS = Flags(
 )
 
 if __name__ == "__main__":
-    # Its batches are small, and its figures those of one device.
+    # Its batches are small, and its figures are from one device.
     sys.exit(main.run(FLAGS, "make demo", max_devices=1))

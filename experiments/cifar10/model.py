@@ -19,13 +19,13 @@ _RESNET_FILTERS = (16, 16, 16, 32, 32, 32, 64, 64, 64)
 class CNN(nnx.Module):
     """Three blocks of two 3x3 convolutions, pooling and dropout; two dense layers.
 
-    Initial kernels are He-uniform, the last one's Glorot-uniform (Keras' default, which
-    the seed leaves alone); biases are zero.
+    Initial kernels are He-uniform, the last one Glorot-uniform (Keras' default, which
+    the seed keeps); biases are zero.
 
     Args:
       image_shape: (height, width, channels); height and width divisible by 8.
       classes: the number of logits.
-      dtype: all but the logits is computed in it; None: in that of the parameters.
+      dtype: dtype in which all but the logits is computed; None for the parameters'.
       conv: the convolution, with the arguments of JAX's own.
       rngs: the source of initial weights.
     """
@@ -68,7 +68,7 @@ class CNN(nnx.Module):
     def __call__(self, x: jax.Array, dropout_key: jax.Array | None = None) -> jax.Array:
         """Returns logits, (n, classes), of the parameters' dtype.
 
-        Pixels are scaled to [0, 1], (n, height, width, channels); a key masks units.
+        Pixels are in [0, 1], (n, height, width, channels). With a key, units drop out.
         """
 
         def dropout(x: jax.Array, layer: int) -> jax.Array:
@@ -87,8 +87,8 @@ class CNN(nnx.Module):
 def _max_pool(x: jax.Array) -> jax.Array:
     """The largest of each 2x2: (n, h, w, c) to (n, h / 2, w / 2, c).
 
-    `nnx.max_pool` has a slow gradient on CPU: training would reach 190 images/s where
-    it reaches 300 with this (jax 0.10.2, two cores). Tied values share the gradient.
+    `nnx.max_pool` has a slow gradient on CPU: training reaches 190 images/s with it,
+    and 300 with this (jax 0.10.2, two cores). Tied values share the gradient.
     """
     rows = jnp.maximum(x[:, 0::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
@@ -113,7 +113,7 @@ class Layer(nnx.Module):
         self.norm = nnx.BatchNorm(filters, momentum=0.9, **options)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Transforms images, and in training moves the normalization's averages."""
+        """Transforms images, and in training updates the normalization's averages."""
         x = self.convolution(x)
         normalized: jax.Array = self.norm(x, use_running_average=not train)
         return normalized
@@ -122,8 +122,8 @@ class Layer(nnx.Module):
 class Block(nnx.Module):
     """Two layers beside a shortcut, which has no parameters.
 
-    Where a block halves the image, the shortcut takes every second pixel and fills the
-    new filters with zeros (He et al.'s option A).
+    If a block halves the image, the shortcut takes every second pixel and fills the new
+    filters with zeros (He et al.'s option A).
     """
 
     def __init__(self, inputs: int, filters: int, **options: Any) -> None:
@@ -142,7 +142,7 @@ class Block(nnx.Module):
 class ResNet20(nnx.Module):
     """A layer, nine blocks, the mean over the image and a dense layer.
 
-    Images have at least 4x4 pixels; the other arguments are those of the CNN.
+    Images have at least 4x4 pixels; the arguments are those of the CNN.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class ResNet20(nnx.Module):
     def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns logits, (n, classes), of images (n, height, width, channels).
 
-        With a key, of a training step, BatchNorm takes the statistics of the batch.
+        With a key (of a training step), BatchNorm uses the statistics of the batch.
         """
         train = key is not None
         x = nnx.relu(self.first(x, train=train))

@@ -1,4 +1,4 @@
-"""Flags by name, each a question."""
+"""Presets: named flags, one question each."""
 
 from experiments.cifar10.config import Flags, ImageTraining
 from experiments.config import Grid
@@ -10,7 +10,7 @@ _WARM_ADAMS = (f"adam:{w}+{length}" for w in _WARMUPS for length in _SCHEDULES[1
 _STEPPED = (f"adam:linear-warmup-{n}+step-decay" for n in (100, 200, 500, 1000))
 
 PRESETS = {
-    # The post as it was: two optimizers, and two schedules.
+    # The blog post's comparison: two optimizers under two schedules.
     "blog": Flags(
         preset="blog",
         grid=Grid(optimizers=("adam:constant", "radam:warmup-linear-decay")),

@@ -1,6 +1,6 @@
 """The report of an experiment: text, a page for the browser, pictures, tables.
 
-Importing it is quick: pandas and Matplotlib are imported when a report is written.
+The import is fast: pandas and Matplotlib are imported when a report is written.
 """
 
 import os
@@ -28,12 +28,12 @@ FILES = (
 
 
 def write_report(experiment: "Experiment", out_dir: pathlib.Path) -> None:
-    """Writes text, page, pictures, tables and event files, each whole or not at all.
+    """Writes text, page, pictures, tables and events, each completely or not at all.
 
     Files of an earlier report that this one lacks are removed.
 
     Args:
-      experiment: records with one row at least.
+      experiment: records with at least one row.
       out_dir: where the files go.
 
     Raises:
@@ -53,7 +53,7 @@ def write_report(experiment: "Experiment", out_dir: pathlib.Path) -> None:
 
 
 def announce(experiment: "Experiment", out_dir: pathlib.Path) -> None:
-    """Prints the final accuracies, and where the page is, to whoever still reads."""
+    """Prints the final accuracies and the page's path, if the output is still open."""
     import rich.box
     import rich.console
     import rich.table
@@ -72,5 +72,5 @@ def announce(experiment: "Experiment", out_dir: pathlib.Path) -> None:
         console.print(shown)
     try:
         print(f"{text.get()}Report: {out_dir / PAGE_FILE}", flush=True)
-    except BrokenPipeError:  # of `| head`; what is left must not be flushed at exit
+    except BrokenPipeError:  # of `| head`; the rest must not be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

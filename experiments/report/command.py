@@ -29,7 +29,7 @@ def report_main(flags_class: type[Flags], arguments: Sequence[str]) -> int:
     """Writes the report that the command line asks for.
 
     Args:
-      flags_class: of the experiment.
+      flags_class: the experiment's flags.
       arguments: the words after `report`.
 
     Returns:
@@ -73,7 +73,7 @@ def _checked_out(flags: ReportFlags) -> pathlib.Path:
     """The directory for the report.
 
     Raises:
-      ConfigError: if it is missing, taken, or one of those merged.
+      ConfigError: if it is missing, in use, or one of those merged.
     """
     resolved = {run.resolve() for run in flags.runs}
     if not flags.runs or len(resolved) < len(flags.runs):

@@ -1,4 +1,4 @@
-"""Pictures of an experiment's tables."""
+"""Figures of an experiment's tables."""
 
 import io
 import math
@@ -25,13 +25,13 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.markersize": 5,
 }
-# Okabe and Ito's colours, told apart also by the colour-blind; markers help in print.
+# Okabe and Ito's colours suit the colour-blind; markers help in print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vP"
 
 
 def draw(experiment: Experiment, tables: Tables) -> dict[str, bytes]:
-    """PNG files by name: every picture that the records allow."""
+    """Draws every figure that the records allow: PNG files by name."""
     pictures = {}
     with mpl.rc_context(_STYLE), np.errstate(all="ignore"):
         figures = {"learning_curves.png": draw_curves(experiment, tables)}
@@ -44,7 +44,7 @@ def draw(experiment: Experiment, tables: Tables) -> dict[str, bytes]:
 
 
 def _panels(tables: Tables, rows: int, height: float) -> tuple[Figure, Any, Any]:
-    """A figure, its axes, and the arms of each column: six of a kind look different."""
+    """A figure, its axes, and the arms of each column: at most six look different."""
     arms, most = [*tables.arms], len(_COLORS)
     groups = [arms[start : start + most] for start in range(0, len(arms), most)]
     width = max(7.0 / len(groups), 3.6, 1.2 + 0.09 * max(map(len, arms)))  # legends
@@ -61,9 +61,9 @@ def _looks(arms: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def draw_final(tables: Tables) -> Figure:
-    """Final accuracy against the learning rate, on the examples that choose it.
+    """Final accuracy against the learning rate, on the examples that choose the rate.
 
-    A ring marks the chosen rate, a cross a run that diverged or never learnt.
+    A ring marks the chosen rate; a cross marks a run that diverged or never learnt.
     """
     accuracy = f"{tables.part}_accuracy"
     figure, (row,), groups = _panels(tables, 1, height=4.2)
@@ -120,7 +120,7 @@ def draw_curves(experiment: Experiment, tables: Tables) -> Figure:
         grid[:, 0], [*metrics.values(), "schedule times r_t"], strict=True
     ):
         axes.set_ylabel(label)
-    # Twice the loss of guessing: a run beyond must not flatten the others.
+    # Twice the loss of guessing: a run above must not flatten the others.
     ceiling = 2 * math.log(max(experiment.classes, 2))
     for axes in grid[2:4, 0]:
         axes.set_ylim(0, min(axes.get_ylim()[1], ceiling))

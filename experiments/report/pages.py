@@ -1,4 +1,4 @@
-"""The report's text, its page for the browser, CSV tables, and TensorBoard's files."""
+"""The report's text, its page for the browser, CSV tables and TensorBoard files."""
 
 import base64
 import itertools
@@ -30,7 +30,7 @@ _TEXTS = {"arm", "minus", "run", "note"}  # aligned to the left
 def render(
     experiment: Experiment, tables: Tables, pictures: dict[str, bytes]
 ) -> dict[str, bytes]:
-    """Contents of the report's files by name, other than pictures."""
+    """Contents of the report's files by name, except pictures."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -83,9 +83,9 @@ def table(frame: pd.DataFrame, *columns: str) -> str:
 
 
 def cells(frame: pd.DataFrame, *columns: str) -> dict[str, list[str]]:
-    """Columns of a frame as they are shown, by their heads.
+    """Columns of a frame as text, by their heads.
 
-    Where a frame has `x_mean` and `x_sd`, or `x_low` and `x_high`, `x` is both.
+    If a frame has `x_mean` and `x_sd`, or `x_low` and `x_high`, column `x` shows both.
     """
 
     def formatted(name: str) -> list[str]:
@@ -103,13 +103,13 @@ def cells(frame: pd.DataFrame, *columns: str) -> dict[str, list[str]]:
         pairs = zip(*map(formatted, parts), strict=True)
         nothing = "" if name in _TEXTS else "-"
         values = [join.join(x for x in pair if x != "-") or nothing for pair in pairs]
-        if {*values} != {nothing}:  # what was never evaluated has no column
+        if {*values} != {nothing}:  # no column for what was never evaluated
             shown[name.replace("_", " ")] = values
     return shown
 
 
 def result(tables: Tables) -> str:
-    """One sentence: the best arm, and how sure its lead over the first arm is."""
+    """One sentence: the best arm, and the interval of its lead over the first arm."""
     ranked = tables.summary[tables.summary.chosen].dropna(subset="test_accuracy_mean")
     ranked = ranked.sort_values("test_accuracy_mean", ascending=False, kind="stable")
     if ranked.empty:
@@ -140,18 +140,18 @@ def plain(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text of a record for Markdown: shown as it is, no markup, no links."""
+    """Text of a record escaped for Markdown: no markup, no links."""
     return re.sub(r"([\\`*_{}\[\]<>|&#~!$]|:(?=//)|(?<=www)\.)", r"\\\1", plain(text))
 
 
 def code(text: str) -> str:
-    """A command of a record as code, whatever backticks it has."""
+    """A command of a record as code, even if it has backticks."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence} {plain(text)} {fence}"
 
 
 def write_events(rows: pd.DataFrame, folder: pathlib.Path) -> None:
-    """Writes the rows for TensorBoard, a folder per run, in place of earlier ones."""
+    """Writes the rows for TensorBoard, a folder per run; replaces earlier ones."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for name, run in rows.groupby("run", sort=False):

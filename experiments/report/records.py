@@ -1,4 +1,4 @@
-"""Records of one experiment, or of several that are comparable, read as one."""
+"""Records of one experiment, or of several comparable ones, read as one."""
 
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from experiments.records import METRICS_FILE, Row, read_config, read_errors, rea
 
 
 class Experiment(NamedTuple):
-    """An experiment as recorded, or several."""
+    """One recorded experiment, or several merged."""
 
     name: str  # of the data or the task
     unit: str
@@ -25,16 +25,16 @@ class Experiment(NamedTuple):
     training: Training
     steps_per_epoch: int
     command: str  # a line for each experiment
-    data: str  # which data these are
+    data: str  # identity of the data
     facts: dict[str, Any]  # what results depend on besides the run
     machine: str
     versions: dict[str, str]
     rows: list[Row]  # each epoch of a run once
-    runs: list[Run]  # all that were to be made
+    runs: list[Run]  # all planned runs
 
 
 def read_experiment(out: pathlib.Path, flags_class: type[Flags]) -> Experiment:
-    """Reads the records of an experiment; a `DataError` says that they are damaged."""
+    """Reads an experiment's records; raises a `DataError` if they are damaged."""
     config = read_config(out, type(flags_class.training))
     data, unit, runs = config.data, config.task.unit, config.grid.runs()
     with read_errors(out):
@@ -57,10 +57,10 @@ def read_experiment(out: pathlib.Path, flags_class: type[Flags]) -> Experiment:
 
 
 def merge(experiments: Sequence[Experiment], names: Sequence[str]) -> Experiment:
-    """Joins experiments, whose grids may differ, and whose `names` are for messages.
+    """Merges experiments, whose grids may differ; their `names` are for messages.
 
-    A run may be in several of them if its results agree; where it was interrupted in
-    one, the longer one is taken. A `ConfigError` names what differs and must not.
+    A run may be in several of them if its results agree; if one was interrupted, the
+    longer one is used. A `ConfigError` names differences that are not allowed.
     """
     first = experiments[0]
     known: dict[tuple[str, int], tuple[Row, str]] = {}
@@ -83,7 +83,7 @@ def merge(experiments: Sequence[Experiment], names: Sequence[str]) -> Experiment
 
 
 def _results(row: Row) -> dict[str, Any]:
-    """Its fields, but for what no two trainings share."""
+    """Fields of a row, except those that differ between any two trainings."""
     return {name: x for name, x in row.model_dump().items() if "second" not in name}
 
 

@@ -1,4 +1,4 @@
-"""Tables of an experiment: pandas frames, made of its records and nothing else."""
+"""Tables of an experiment: pandas frames, made only from its records."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from experiments import schedules
 from experiments.config import Arm
 from experiments.report.records import Experiment
 
-BOOTSTRAP_FROM = 8  # resampling fewer values yields intervals that are too narrow
+BOOTSTRAP_FROM = 8  # resampling fewer values gives intervals that are too narrow
 POINT = ["arm", "learning_rate"]
 _OPTIMIZERS = {
     "adam": "Adam",
@@ -29,9 +29,9 @@ _OPTIMIZERS = {
 
 
 class Tables(NamedTuple):
-    """Frames of an experiment, in which arms have the names that people use."""
+    """Frames of an experiment; arms have the names that people use."""
 
-    part: str  # what rates are chosen on: "validation" or "test"
+    part: str  # the data that rates are chosen on: "validation" or "test"
     arms: dict[str, Arm]
     rows: pd.DataFrame  # epochs of all runs; the loss of a diverged one is infinite
     runs: pd.DataFrame  # last epochs; has the run finished, diverged, learnt nothing?
@@ -43,7 +43,7 @@ class Tables(NamedTuple):
 
 
 def arm_name(arm: Arm) -> str:
-    """An optimizer under a schedule, as people call it."""
+    """Common name of an optimizer under a schedule."""
     schedule = re.sub(r"-(\d+)", r" over \1 steps", arm.schedule).replace("-", " ")
     schedule = schedule.replace("warmup linear", "warmup and linear")
     under = "" if schedule == "constant" else f" + {schedule.replace('+', ' + ')}"
@@ -51,7 +51,7 @@ def arm_name(arm: Arm) -> str:
 
 
 def make_tables(experiment: Experiment) -> Tables:
-    """Computes every table of records with one row at least."""
+    """Computes every table of records with at least one row."""
     part = "validation" if experiment.training.validation else "test"
     arms = {arm_name(run.arm): run.arm for run in experiment.runs}
     with np.errstate(all="ignore"):  # records may hold any number
@@ -118,7 +118,7 @@ def _summary(runs: pd.DataFrame, part: str) -> pd.DataFrame:
         **{f"{value}_sd": (value, "std") for value in values},
     )
     mean = f"{part}_accuracy_mean"
-    # The best mean or, while no run is finished, most epochs.
+    # The best mean, or the most epochs while no run is finished.
     best = summary.sort_values([mean, "epoch"], ascending=False).drop_duplicates("arm")
     summary["shown"] = summary.index.isin(best.index)
     summary["chosen"] = summary.shown & summary[mean].notna()
@@ -134,7 +134,7 @@ def _summary(runs: pd.DataFrame, part: str) -> pd.DataFrame:
 
 
 def _comparisons(arms: dict[str, Arm], seeds: pd.DataFrame) -> pd.DataFrame:
-    """Arms that differ in one thing, and each with the first arm."""
+    """Pairs of arms that differ in one thing, and of each arm with the first."""
 
     def kind(pair: tuple[str, str]) -> int:
         (optimizer, schedule), other = (arms[name] for name in pair)
@@ -155,7 +155,7 @@ def _comparisons(arms: dict[str, Arm], seeds: pd.DataFrame) -> pd.DataFrame:
 def paired(differences: "pd.Series[float]") -> dict[str, float]:
     """Mean of differences within seeds, 95% intervals, and the detectable difference.
 
-    At the detectable one, Student's interval excludes zero in 80% of all experiments.
+    A difference of the detectable size is found with 80% power by Student's interval.
     """
     values = differences.dropna()
     n, mean, half, detectable = len(values), values.mean(), math.nan, math.nan
@@ -173,7 +173,7 @@ def paired(differences: "pd.Series[float]") -> dict[str, float]:
 
 
 def factors(experiment: Experiment, arm: Arm, rate: float, steps: range) -> Any:
-    """Shares of the learning rate that a schedule leaves, and r_t, at some steps."""
+    """Factors of a schedule on the learning rate, and r_t, at some steps."""
     training, last = experiment.training, _last_step(experiment)
     of = schedules.learning_rates(arm.schedule, rate, training, last, steps) / rate
     if "radam" not in arm.optimizer:

@@ -45,7 +45,7 @@ class Flags(config.Flags):
         return "sorting"
 
     def load(self) -> Task:
-        """The same every time: sequences drawn at random, and their order."""
+        """Random sequences and their sorted order, the same every time."""
         random = np.random.default_rng(0)
         size = (sum(SEQUENCES.values()), LENGTH)
         sequences = random.integers(VALUES, size=size, dtype=np.int32)
@@ -62,7 +62,7 @@ class Flags(config.Flags):
 class Transformer(nnx.Module):
     """Learned embeddings of values and positions, layers, and a linear readout.
 
-    Numbers of the input, and of the output, are in [0, values).
+    Numbers of input and output are in [0, values).
     """
 
     def __init__(self, values: int, length: int, *, rngs: nnx.Rngs) -> None:
@@ -82,8 +82,8 @@ class Transformer(nnx.Module):
 class Layer(nnx.Module):
     """Attention, then a feed-forward network, each normalized after its residual.
 
-    Vaswani et al. normalize the sum, not the branch's input. So gradients near the
-    output are large at first, and a warmup is necessary (Xiong et al. 2020).
+    Vaswani et al. normalize the sum, not the branch's input. Gradients near the output
+    are then large at first, and a warmup is necessary (Xiong et al. 2020).
     """
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
