@@ -1,1 +1,1 @@
-"""Measured comparisons with peers; each is run with `python -m benchmarks.NAME`."""
+"""Measured comparisons with peers; run one with `python -m benchmarks.NAME`."""

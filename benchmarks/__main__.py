@@ -29,7 +29,7 @@ def main(
     only: tuple[Part, ...] = get_args(Part),
     full: bool = False,
 ) -> None:
-    """Measures, and prints each table as soon as it is there.
+    """Measures, and prints each table as soon as it is complete.
 
     Args:
       out: directory for tables.md and the figures.
@@ -38,10 +38,10 @@ def main(
     """
     if out.exists() and not out.is_dir():
         sys.exit(f"error: --out must be a directory, got the file {out}.")
-    # Before JAX starts: peers need room on a GPU, and each core is to be a device.
+    # Before JAX starts: peers need room on a GPU, and each core must be a device.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    allocation.keep_freed_memory()  # as the experiment does; peers have it, too
+    allocation.keep_freed_memory()  # as in the experiment; peers get it, too
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "tables.md").open("w", buffering=1) as file:
@@ -65,7 +65,7 @@ def environment() -> str:
 
 
 def sections(out: pathlib.Path, only: tuple[Part, ...], full: bool) -> Iterator[str]:
-    """The tables, measured one after the other."""
+    """Measures the tables, one after the other."""
     one_leaf, resnet50, gpt2 = [(25_000_000,)], trees.resnet50(), trees.gpt2()
     small = [(64 * (1 + index % 7),) for index in range(2000)]
     if "update" in only:

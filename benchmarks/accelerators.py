@@ -1,9 +1,8 @@
 """`python -m benchmarks.accelerators`: the update as compiled for TPUs and GPUs.
 
-Compiles ahead of time for devices that are described and not there, so nothing is
-timed. Prints a Markdown table: bytes read and written for each parameter, and scalar
-operations, of an update and of Optax's. `make accelerators` installs the compilers that
-it needs.
+Compiles ahead of time for described devices that this machine does not have, so nothing
+is timed. Prints a Markdown table: bytes read and written for each parameter, and scalar
+operations, of our update and of Optax's. `make accelerators` installs the compilers.
 """
 
 import math
@@ -22,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import hlo, trees
 
 _H100 = (pathlib.Path(__file__).parent / "h100.txtpb").read_text()
-# Platform, topology, and how many of its devices are meant.
+# Platform, topology, and number of its devices to use.
 _TOPOLOGIES = {
     "TPU v5e": ("tpu", "v5e:2x2", 1),
     "8 TPU v5e": ("tpu", "v5e:2x4", 8),
@@ -41,13 +40,13 @@ _TREES: dict[str, tuple[trees.Shapes, Any]] = {
 
 
 def mesh(name: str) -> Mesh:
-    """A mesh, along "d" and Auto, of devices in `_TOPOLOGIES`, to compile for.
+    """A mesh of devices in `_TOPOLOGIES`, with the Auto axis "d", to compile for.
 
     Raises:
       RuntimeError: if there is no compiler for them.
     """
     platform, topology, count = _TOPOLOGIES[name]
-    # Or libtpu asks the network which TPU this machine has, and which process has it.
+    # Otherwise libtpu asks the network which TPU this machine has, and who uses it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     options = {"topology": topology, "target_config": _H100}
@@ -55,7 +54,7 @@ def mesh(name: str) -> Mesh:
         options = {"topology_name": topology}
     try:
         described = topologies.get_topology_desc(platform=platform, **options)
-    except Exception as error:  # of many kinds, by what is missing
+    except Exception as error:  # many kinds, depending on what is missing
         raise RuntimeError(
             f"no compiler for {name} ({type(error).__name__}: {error}); "
             "`make accelerators` installs those for TPUs and NVIDIA's GPUs"
@@ -64,7 +63,7 @@ def mesh(name: str) -> Mesh:
 
 
 def spread(shapes: trees.Shapes, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
-    """Abstract parameters, each split along its last dimension that can be."""
+    """Abstract parameters, each split along its last dimension that allows it."""
 
     def place(shape: tuple[int, ...]) -> NamedSharding:
         for index in reversed(range(len(shape))):
@@ -81,7 +80,7 @@ def spread(shapes: trees.Shapes, mesh: Mesh, dtype: Any = jnp.float32) -> Any:
 def state_beside(
     params: Any, mesh: Mesh, optimizer: optax.GradientTransformation
 ) -> Any:
-    """The abstract state, each moment where its parameter is, scalars everywhere."""
+    """The abstract state: moments sharded like their parameter, scalars replicated."""
 
     def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         whole = NamedSharding(mesh, P())
@@ -93,7 +92,7 @@ def state_beside(
 
 
 class Update(NamedTuple):
-    """An update, compiled, and what it moves for each parameter on a device."""
+    """A compiled update, and the bytes that it moves per parameter on a device."""
 
     compiled: Any
     kernels: list[hlo.Kernel]  # without those of scalars
@@ -105,7 +104,7 @@ class Update(NamedTuple):
 def compile_update(
     optimizer: optax.GradientTransformation, params: Any, mesh: Mesh
 ) -> Update:
-    """Compiles an update and its addition to the parameters, both donated."""
+    """Compiles an update with its addition to the parameters; both are donated."""
     carry = params, state_beside(params, mesh, optimizer)
     compiled = trees.jitted_step(optimizer).lower(carry, params).compile()
     found = hlo.kernels(compiled.as_text())

@@ -1,8 +1,8 @@
-"""The training of the experiment's CNN, beside the same CNN in Keras and PyTorch.
+"""Training of the experiment's CNN, beside the same CNN in Keras and PyTorch.
 
 Each way trains `BATCHES` batches of random images of CIFAR-10's size at a time. Peers
-have the same layers, initial distributions and loss, and hold the images in memory,
-scaled already; ours gathers and scales each batch on the device.
+have the same layers, initial distributions and loss, and keep scaled images in memory;
+ours gathers and scales each batch on the device.
 """
 
 import importlib
@@ -37,9 +37,9 @@ def _random_images(n: int) -> Examples:
 def step_and_arguments(
     runs: int, devices: int, batch_size: int, **flags: Any
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The experiment's step of runs under RAdam, jitted, and what to call it with.
+    """The experiment's jitted step of runs under RAdam, and its arguments.
 
-    `flags` are of its `ImageTraining`. The second argument, the state, is donated.
+    `flags` are fields of `ImageTraining`. The second argument, the state, is donated.
     """
     training = ImageTraining(dataset="cifar10", batch_size=batch_size, **flags)
     examples = _random_images(BATCHES * batch_size)
@@ -111,7 +111,7 @@ def _batches() -> list[tuple[Any, Any]]:
 
 
 def _keras() -> Way:
-    """Keras on TensorFlow, which runs convolutions by oneDNN."""
+    """Keras on TensorFlow, which runs convolutions with oneDNN."""
     keras: Any = importlib.import_module("keras")
     layers = keras.layers
     initializer = {"activation": "relu", "kernel_initializer": "he_uniform"}
@@ -135,7 +135,7 @@ def _keras() -> Way:
         for images, labels in batches:
             model.train_on_batch(images, labels)
 
-    return repeated(train, lambda: None)  # it waits itself
+    return repeated(train, lambda: None)  # it waits by itself
 
 
 def _torch(*, channels_last: bool, compiled: bool = False) -> Way:

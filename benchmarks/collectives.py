@@ -18,16 +18,16 @@ class Collective(NamedTuple):
     """One exchange between devices."""
 
     operation: str  # of `OPERATIONS`
-    # What a device puts in or gets out, whichever is more: the whole of a gathered
-    # array, of one that is summed, and of one that is summed and then scattered.
+    # The larger of a device's input and output: the whole array, whether it is
+    # gathered, summed, or summed and scattered.
     num_bytes: int
 
 
 def of(text: str) -> list[Collective]:
     """The collectives of `compiled.as_text()`, in its order.
 
-    A tuple's arrays are summed, and an asynchronous exchange counts where it starts.
-    What a loop repeats counts once.
+    Arrays of a tuple are summed. An asynchronous exchange counts where it starts. An
+    exchange inside a loop counts once.
     """
     found = []
     computations: dict[tuple[str, str], str] = {}
@@ -47,6 +47,6 @@ def of(text: str) -> list[Collective]:
                 continue
         put = sum(bytes_of.get(name, 0) for name in line.operands)
         if line.operation.endswith("-start"):
-            got -= put  # its tuple holds the operands beside the results
+            got -= put  # its tuple has the operands beside the results
         found.append(Collective(operation, max(put, got)))
     return found

@@ -1,6 +1,6 @@
 """`python -m benchmarks.exactness`: optax.radam beside optax_radam.radam, in numbers.
 
-The factor r_t is read off the updates: under gradients of 1 the corrected moments are
+The factor r_t is read from the updates: under gradients of 1 the corrected moments are
 1, so an update without a learning rate is r_t once it is rectified, and 1 before. The
 expected r_t is the paper's formula in exact rational arithmetic. Prints Markdown.
 """
@@ -65,7 +65,7 @@ def _training_gradient(radam: Callable[..., GradientTransformation]) -> float:
 
 
 def _second_moment(optimizer: GradientTransformation, gradients: jax.Array) -> float:
-    """Nu after these gradients, one for each step."""
+    """The second moment nu after these gradients, one for each step."""
 
     def step(state: optax.OptState, gradient: jax.Array) -> tuple[Any, None]:
         return optimizer.update(gradient, state)[1], None
@@ -75,7 +75,7 @@ def _second_moment(optimizer: GradientTransformation, gradients: jax.Array) -> f
 
 
 def table() -> pd.DataFrame:
-    """Results of both, beside what is right."""
+    """Results of both, beside the exact values."""
     found = {}
     for b2 in (0.999, 0.9995, 0.9999, 0.99999):
         scales = _scales(b2)

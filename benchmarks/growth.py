@@ -1,4 +1,4 @@
-"""Growth of the cost with parameters, leaves, batch size and dtypes."""
+"""Cost as a function of parameters, leaves, batch size and dtypes."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def _updates(
 
 
 def with_batch_size(sizes: Sequence[int], rounds: int, path: pathlib.Path) -> str:
-    """Time for an image against the batch size."""
+    """Time per image against the batch size."""
     ways = {size: cnn.ours(batch_size=size) for size in sizes}
     times = interleave(ways, rounds) / [cnn.BATCHES * size for size in sizes]
     found = summary(times, cnn.BATCH_SIZE)

@@ -17,8 +17,8 @@ _INSTRUCTION = re.compile(
     r"(?P<attributes>.*)"
 )
 _ARRAY = re.compile(r"\b(?P<kind>[a-z]+)(?P<bits>\d*)\w*\[(?P<sizes>[\d,]*)\]")
-# They move nothing, or what a kernel reads or writes, between TPU's memories: those
-# bytes are counted at the kernel.
+# They move nothing, or move a kernel's data between a TPU's memories: those bytes are
+# counted at the kernel.
 _FREE = {"bitcast", "constant", "get-tuple-element", "parameter", "tuple"}
 _FREE |= {"copy-done", "copy-start", "slice-done", "slice-start"}
 _JOINED_SLICES = 'custom_call_target="ConcatBitcast"'
@@ -27,25 +27,25 @@ _JOINED_SLICES = 'custom_call_target="ConcatBitcast"'
 class Instruction(NamedTuple):
     """One line of a computation."""
 
-    computation: str  # the name of the one it stands in
-    is_entry: bool  # whether that is the program's own, not one that it calls
+    computation: str  # name of the computation that it is part of
+    is_entry: bool  # True if that is the program's entry, not one that it calls
     name: str
     shape: str  # of its result, as written: "f32[2,3]{1,0}", or a tuple of such
     operation: str
     operands: tuple[str, ...]  # their names
-    attributes: str  # what stands behind the operands
+    attributes: str  # text after the operands
 
 
 class Kernel(NamedTuple):
     """One operation of the program, after fusion."""
 
     operation: str  # "fusion", "copy", ...
-    read: int  # bytes of the arrays that it takes; of scalars, none
-    written: int  # bytes of the arrays that it makes
+    read: int  # bytes of its input arrays, without scalars
+    written: int  # bytes of its output arrays
 
     @property
     def is_scalar(self) -> bool:
-        """True if it takes and makes nothing but scalars."""
+        """Returns True if all its inputs and outputs are scalars."""
         return self.read == self.written == 0
 
 
@@ -76,7 +76,7 @@ def instructions(text: str) -> Iterator[Instruction]:
 def kernels(text: str) -> list[Kernel]:
     """The kernels of `compiled.as_text()`, in the order in which they run.
 
-    Their bytes are those of shapes, without the padding of TPUs.
+    Bytes follow from the shapes, without the padding of TPUs.
     """
     found = []
     bytes_of: dict[str, int] = {}

@@ -1,8 +1,8 @@
-"""Times ways of doing the same, and compares them round by round.
+"""Times several ways of doing the same, and compares them round by round.
 
-Ways are interleaved, so that whatever else the machine does falls on all of them, and
-each is compared with another of the same round: the ratio's median and quartiles are
-over rounds.
+Ways are interleaved, so that other load on the machine affects all of them alike. Each
+is compared with another of the same round: the ratio's median and quartiles are over
+rounds.
 """
 
 import time
@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import pandas as pd
 
-Way = Callable[[], float]  # does it once or more; returns the seconds that once took
+Way = Callable[[], float]  # runs once or more; returns the seconds per run
 
-_SHORTEST = 0.02  # seconds that a measurement lasts at least
+_SHORTEST = 0.02  # seconds of a measurement, at least
 _QUANTILES = {"": 0.5, " low": 0.25, " high": 0.75}
 
 
@@ -26,7 +26,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def repeated(run: Callable[[], object], wait: Callable[[], object]) -> Way:
-    """A way that calls `run` until the clock is fine enough, then `wait`, once.
+    """A way that calls `run` often enough for the clock, then `wait` once.
 
     `run` may return before the device is done, and `wait` waits for it.
     """
@@ -73,7 +73,7 @@ def summary(times: pd.DataFrame, reference: Hashable) -> pd.DataFrame:
 
 
 def section(title: str, note: str, found: Mapping[str, pd.DataFrame]) -> str:
-    """Markdown of summaries by case, which may have more columns."""
+    """Markdown table of summaries by case; a case may have more columns."""
     rows = pd.concat(found, names=["case", "way"]).reset_index()
     cells = pd.DataFrame(
         {

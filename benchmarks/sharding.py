@@ -1,9 +1,8 @@
 """`python -m benchmarks.sharding`: memory and traffic of each layout.
 
-A block of a network with LayerNorm and two dense layers, trained by RAdam on eight
-devices, which the host pretends to have where there are none; and the experiment's CNN.
-Nothing is timed: memory is read from the shards, traffic from the compiled programs.
-Prints Markdown.
+RAdam trains a block with LayerNorm and two dense layers, and the experiment's CNN, on
+eight devices, which the host simulates if there are none. Nothing is timed: memory is
+read from the shards, traffic from the compiled programs. Prints Markdown.
 """
 
 import collections
@@ -30,7 +29,7 @@ DEVICES = 8
 
 
 class Layout(NamedTuple):
-    """A mesh, and whether parameters are spread over it."""
+    """A mesh, with or without parameters spread over it."""
 
     name: str
     data: int  # devices along the axis that batches are split over
@@ -83,7 +82,7 @@ def _block() -> nnx.Module:
 
 
 def training(layout: Layout, optimizer: optax.GradientTransformation) -> Training:
-    """Parameters made in their places, a batch, and how to go on."""
+    """Parameters made on their devices, a batch, and the step functions."""
     mesh = jax.make_mesh(
         (layout.data, layout.model), ("data", "model"), (AxisType.Auto,) * 2
     )
@@ -107,7 +106,7 @@ def training(layout: Layout, optimizer: optax.GradientTransformation) -> Trainin
 
 
 def bytes_on_one_device(tree: Any) -> int:
-    """Bytes of a tree's arrays on the device that holds most of them."""
+    """Bytes of a tree's arrays on the device with most of them."""
     held: collections.Counter[jax.Device] = collections.Counter()
     for leaf in jax.tree.leaves(tree):
         for shard in leaf.addressable_shards:
@@ -149,7 +148,7 @@ def _of_layout(layout: Layout) -> dict[str, object]:
 
 
 def _of_experiment(what: str, runs: int) -> dict[str, object]:
-    """The same of the experiment's step, on all devices."""
+    """Bytes of the experiment's step, on all devices."""
     step, arguments = cnn.step_and_arguments(runs, DEVICES, BATCH)
     state = arguments[1]
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // runs

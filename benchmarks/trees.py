@@ -65,7 +65,7 @@ def gpt2() -> Shapes:
 
 
 def seven_billion() -> Shapes:
-    """The 291 arrays of a language model of Llama's shape, 6.7B parameters."""
+    """The 291 arrays of a language model with Llama's shapes, 6.7B parameters."""
     width, inner, vocabulary, layers = 4096, 11008, 32000, 32
     feed_forward = [(width, inner), (width, inner), (inner, width)]
     block = [*[(width, width)] * 4, *feed_forward, (width,), (width,)]

@@ -1,8 +1,8 @@
 """The update of all parameters: optax_radam beside its peers.
 
-A step is one jitted, donated `update` and `apply_updates`; beside it stands the time in
-which the bytes that must move could be copied. Tracing, compiling and updates outside
-of `jit` are measured apart.
+A step is one jitted, donated `update` and `apply_updates`. It is compared with the time
+for copying the bytes that must move. Tracing, compiling and updates outside of `jit`
+are measured separately.
 """
 
 import importlib
@@ -42,13 +42,13 @@ def random_gradients(shapes: trees.Shapes, dtype: Any = jnp.float32) -> list[jax
 
 
 def start(optimizer: optax.GradientTransformation, gradients: Any) -> tuple[Any, Any]:
-    """Parameters like the gradients, and their state."""
+    """Parameters shaped like the gradients, and their state."""
     params = jax.tree.map(jnp.ones_like, gradients)
     return params, jax.jit(optimizer.init)(params)
 
 
 def bytes_that_must_move(carry: Any, gradients: Any) -> int:
-    """Bytes of gradients, read once, and of parameters and state, written as well."""
+    """Bytes of gradients, read, and of parameters and state, read and written."""
     leaves = [*jax.tree.leaves(gradients), *2 * jax.tree.leaves(carry)]
     return sum(int(leaf.nbytes) for leaf in leaves)
 
@@ -80,7 +80,7 @@ def compare(
 def steps(
     cases: Mapping[str, tuple[trees.Shapes, Any]], rounds: int, compile_torch: int
 ) -> str:
-    """Step times of trees; up to `compile_torch` leaves PyTorch compiles its own."""
+    """Step times of trees; PyTorch compiles its step up to `compile_torch` leaves."""
     found = {
         case: compare(shapes, dtype, rounds, torch_ways(shapes, dtype, compile_torch))
         for case, (shapes, dtype) in cases.items()
@@ -94,7 +94,7 @@ def steps(
 
 
 def first_steps(cases: Mapping[str, trees.Shapes], rounds: int) -> str:
-    """Tracing with lowering, and compiling, in a process that has done neither."""
+    """Times of tracing with lowering, and of compiling, in a new process."""
     found = {}
     for case, shapes in cases.items():
         leaves = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -112,7 +112,7 @@ def first_steps(cases: Mapping[str, trees.Shapes], rounds: int) -> str:
 
 
 def _first_step(name: str, leaves: Any) -> tuple[Way, Way]:
-    """Ways to trace a step, and to compile what was traced last."""
+    """Ways to trace a step, and to compile the last trace."""
     optimizer = OPTIMIZERS[name]
     lowered: Any = None
     carry = leaves, jax.eval_shape(optimizer.init, leaves)
@@ -146,7 +146,7 @@ def eager(cases: Mapping[str, trees.Shapes], rounds: int) -> str:
 
 
 def torch_ways(shapes: trees.Shapes, dtype: Any, compile_leaves: int) -> dict[str, Way]:
-    """PyTorch's optimizers; none where it is not installed, or lacks JAX's device."""
+    """PyTorch's optimizers; none if it is not installed, or lacks JAX's device."""
     cuda = jax.default_backend() == "gpu"
     if importlib.util.find_spec("torch") is None:
         return {}
@@ -162,7 +162,7 @@ def torch_ways(shapes: trees.Shapes, dtype: Any, compile_leaves: int) -> dict[st
     def step_of(optimizer: Any, **options: bool) -> Any:
         params = [torch.ones_like(g, requires_grad=True) for g in gradients]
         for param, gradient in zip(params, gradients, strict=True):
-            param.grad = gradient  # one for all ways: steps only read it
+            param.grad = gradient  # shared by all ways: steps only read it
         return optimizer(params, 1e-3, **options).step
 
     radam, adam = torch.optim.RAdam, torch.optim.Adam
@@ -171,7 +171,7 @@ def torch_ways(shapes: trees.Shapes, dtype: Any, compile_leaves: int) -> dict[st
         "torch RAdam, foreach": step_of(radam, foreach=True),
         "torch Adam, fused": step_of(adam, fused=True),
     }
-    if cuda:  # refused on a CPU
+    if cuda:  # PyTorch refuses it on a CPU
         found["torch RAdam, capturable"] = step_of(radam, foreach=True, capturable=True)
     if len(shapes) <= compile_leaves:
         torch.compiler.reset()

@@ -1,9 +1,9 @@
-"""The variance of RAdam's rate where b2 changes: by the usual formula, and followed.
+"""Variance of RAdam's rate where b2 changes: usual formula, and optax_radam.
 
 The rate of a step is r_t divided by the root of the second moment, here of standard
-normal gradients; its variance is exact, by an integral over the weights that the
-gradients have. The usual formula, Optax's and everybody's, takes the b2 of the step for
-one that has always been.
+normal gradients. Its variance is exact: an integral over the gradients' weights. The
+usual formula, as in Optax, treats the step's b2 as if it had never changed; optax_radam
+follows the changes.
 
 Run it from a checkout: `python -m examples.changing_decay_rates OUT.png`
 """
@@ -35,7 +35,7 @@ SCHEDULES = {
 
 
 class Variance(NamedTuple):
-    """Variances at a step; the unit is Adam's in the long run at that b2."""
+    """Variances at a step; the unit is Adam's long-run variance at that b2."""
 
     step: int
     usual: float
@@ -43,7 +43,7 @@ class Variance(NamedTuple):
 
 
 def _variance(weights: np.ndarray) -> float:
-    """Variance of 1 / root of a sum of squared standard normals with these weights."""
+    """Variance of 1 / sqrt(S); S sums squared standard normals with these weights."""
     mean = weights.sum()
 
     def integrand(log_s: float) -> np.ndarray:
@@ -57,7 +57,7 @@ def _variance(weights: np.ndarray) -> float:
 
 @functools.cache
 def _long_run(b2: float) -> float:
-    """Variance of Adam's rate at this b2, in the long run."""
+    """Long-run variance of Adam's rate at this b2."""
     return _variance((1 - b2) * b2 ** np.arange(20 / (1 - b2)))
 
 
@@ -114,7 +114,7 @@ def main(out: pathlib.Path) -> None:
         )
         axis.set(title=f"b2: {name}", xlabel="step", xscale="log", yscale="log")
         print(f"{name:<36} usual {max(usual):6.2f}, followed {max(followed):.2f}")
-    axes[0].set_ylabel("variance of the rate, 1 is meant")
+    axes[0].set_ylabel("variance of the rate (1 is the goal)")
     axes[0].legend()
     figure.savefig(out, dpi=110)
 

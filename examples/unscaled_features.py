@@ -1,10 +1,10 @@
-"""The first steps of RAdam on features that nobody scaled, by `fallback`.
+"""The first steps of RAdam on unscaled features, by `fallback`.
 
-Softmax regression on scikit-learn's wine data, whose thirteen features run from 0.1 to
-1,680, with full batches. While the variance is intractable (five steps at the default
-b2), Algorithm 2 takes the momentum itself for its step, as large as the gradients are;
-Adam's denominator, which would divide that scale out, only comes in at the sixth step.
-Adam has it from the first step and ends best: here, nothing calls for rectification.
+Softmax regression on scikit-learn's wine data, whose thirteen features range from 0.1
+to 1,680, with full batches. While the variance is intractable (five steps at the
+default b2), Algorithm 2 steps by the raw momentum, which is as large as the gradients.
+Adam's denominator, which would remove that scale, starts only at the sixth step. Adam
+has it from the first step and ends best: this problem does not need rectification.
 
 Run it from a checkout: `python -m examples.unscaled_features`
 """
@@ -34,11 +34,11 @@ OPTIMIZERS = {
 
 
 class Course(NamedTuple):
-    """How the loss went."""
+    """The loss over a training."""
 
     start: float
     peak: float
-    peak_step: int  # the number of updates made before the peak
+    peak_step: int  # updates made before the peak
     end: float
 
 

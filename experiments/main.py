@@ -79,9 +79,7 @@ def run(flags: Flags, command: str, max_devices: int | None = None) -> int:
         print(f"error: {str(error) or stopped}", file=sys.stderr)
         several = flags.session.distributed or flags.session.processes
         if several and not getattr(error, "everywhere", False):
-            os._exit(
-                status
-            )  # otherwise JAX and the other processes wait for each other
+            os._exit(status)  # without it, JAX waits for the other processes
         return status
     finally:
         signal.signal(signal.SIGTERM, before)

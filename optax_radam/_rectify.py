@@ -205,8 +205,8 @@ def rectify(
         0               elsewhere
 
     r_t suits a second moment that averages each element's squares at decay rate `b2`
-    and is corrected for bias. The variance of the rectified rate, which should be 1,
-    was measured for Optax's transformations at b2 = 0.99 (docs/recipes.md has the table):
+    and is corrected for bias. The variance of the rectified rate should be 1; measured
+    for Optax's transformations at b2 = 0.99 (docs/recipes.md has the table):
 
     * Sound, 0.4 to 1.25: adam, belief, ademamix, acprop, adan (use its `b3`); rms and
       stddev with `bias_correction=True`.
