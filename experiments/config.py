@@ -147,7 +147,7 @@ class Grid:
         if unused:
             raise ConfigError(
                 f"--rates-of has {min(unused)!r}, which --optimizers has not. "
-                "--rates-of alone, without a value, drops those of a preset."
+                "--rates-of without a value drops those of a preset."
             )
         if self.schedules != ("constant",) and all(":" in x for x in self.optimizers):
             raise ConfigError(

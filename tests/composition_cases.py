@@ -1,6 +1,6 @@
-"""Compositions of RAdam with Optax's parts, and each of them done by hand.
+"""Compositions of RAdam with Optax's parts, and each of them computed by hand.
 
-By hand is NumPy in float64, over what the steps saw: arrays with the steps first.
+"By hand" means NumPy in float64, on arrays whose first axis is the steps.
 """
 
 import functools
@@ -18,12 +18,12 @@ import problems
 import optax_radam
 
 RATE, B1, B2, DECAY, EPS = 0.05, 0.9, 0.99, 0.01, 1e-8
-LAST_RAW_STEP = 5  # at this b2; rectification begins at the next one
+LAST_RAW_STEP = 5  # at this b2; rectification begins at the next step
 SPIKED_STEPS = [2, 8, 9]  # counted from 0, on both sides of it
 STEPS = 200
 RESTART = 60  # does not divide them: the last restart too passes the threshold
 
-# With a decay, so that it matters which parameters a wrapper hands on.
+# With a decay, so that it matters which parameters a wrapper passes on.
 SETTINGS = {"learning_rate": RATE, "b2": B2, "weight_decay": DECAY}
 RADAM = optax_radam.radam(**SETTINGS)
 AMSGRAD = optax_radam.radam(**SETTINGS, amsgrad=True)
@@ -32,7 +32,7 @@ NOISE = {"eta": 0.01, "gamma": 0.55, "key": 0}
 
 START = {"w": np.ones((3, 2), np.float32), "b": np.ones(2, np.float32)}
 FEATURES = np.asarray(problems.normal_gradients(32, 3), np.float32)
-# Zeros, for momentum to carry parameters below the bound of `keep_params_nonnegative`.
+# Zeros, so that momentum moves parameters below `keep_params_nonnegative`'s bound.
 TARGETS = FEATURES @ np.float32([[3, 0], [0, 2], [0, 4]]) + np.float32([0, 3])
 
 
@@ -42,7 +42,7 @@ def _loss(params):
 
 
 class Run(NamedTuple):
-    """What the steps saw and did."""
+    """Inputs and updates of the steps of a run."""
 
     gradients: Any
     params: Any  # before each step
@@ -53,15 +53,15 @@ class Run(NamedTuple):
 class Row(NamedTuple):
     """A composition of Optax's with RAdam."""
 
-    build: Callable[[Any], Any]  # from what the name stands for in Optax
+    build: Callable[[Any], Any]  # from Optax's object of that name
     by_hand: Callable[[Run], Any] | None  # the updates
     start: Any = START
     loss: Callable[[Any], jax.Array] = _loss
-    spike: float = 1.0  # what the gradients of the spiked steps are multiplied by
+    spike: float = 1.0  # factor on the gradients of the spiked steps
 
 
 def _radam(run, **changed):
-    """RAdam's updates of a run, if some of what it saw is changed."""
+    """RAdam's updates of a run, with some of its inputs changed."""
 
     def leaf(g, p):
         trajectory = oracles.radam_trajectory(g, RATE, b1=B1, b2=B2, eps=EPS)
@@ -111,7 +111,7 @@ def _accumulated(run, every=1, max_squared_norm=np.inf):
 
 
 def _lookahead(lookahead):
-    """It trains a pair of parameters, but asks for the gradients of one of them."""
+    """Lookahead: trains a pair of parameters, and takes gradients at one of them."""
     optimizer = lookahead(RADAM, sync_period=4, slow_step_size=0.8)
 
     def update(updates, state, params):
@@ -121,7 +121,7 @@ def _lookahead(lookahead):
 
 
 def _fast_and_slow(run):
-    """Every fourth step, both meet at 0.8 of the way from slow to fast."""
+    """Every fourth step, both move to 0.8 of the way from slow to fast."""
     fast, slow = run.params
     updates = _radam(run, gradients=run.gradients.fast, params=fast)
     gaps = jax.tree.map(lambda f, u, s: f + u - s, fast, updates, slow)
@@ -157,7 +157,7 @@ def _clipped_by_unit(run):
 
 
 def _noisy(run):
-    """With Optax's own noise, which depends on the key alone."""
+    """RAdam's updates with Optax's own noise, which depends only on the key."""
     noise = optax.add_noise(**NOISE)
 
     def step(state, gradients):
@@ -180,7 +180,7 @@ def _by_parts(run):
 
 
 def _reduced(run):
-    """Less from each fifth loss in a row on that is not 6% below the best."""
+    """Reduces the rate after five losses in a row that are not 6% below the best."""
     best, waited, factors = np.inf, 0, [1.0]
     for loss in run.losses:
         improves = loss < 0.94 * best
@@ -191,7 +191,7 @@ def _reduced(run):
 
 
 def _then(optimizer, change):
-    """The optimizer, but what its `update` returns is changed."""
+    """The optimizer, with a changed result of `update`."""
 
     def update(updates, state, params):
         return change(*optimizer.update(updates, state, params))
@@ -204,7 +204,7 @@ def _not_rectified(run):
 
 
 def _start_again(tree_set, state):
-    """Each `RESTART` steps: the counts begin at zero once more too."""
+    """Starts again every `RESTART` steps, with counts at zero too."""
     again = optax.tree.get(state, "count") == RESTART
     names = ("count", "mu", "nu", "rectification_count")
     values = {name: optax.tree.get(state, name) for name in names}
@@ -281,7 +281,7 @@ ROWS = {
     ),
     "contrib.mechanize": Row(
         lambda f: f(optax_radam.radam(**SETTINGS | {"learning_rate": 1.0})),
-        # It learns its step sizes: by hand would be the whole of it once more.
+        # It learns its step sizes: computing it by hand would copy all of it.
         by_hand=None,
     ),
     "tree.get": Row(

@@ -11,14 +11,14 @@ import optax_radam
 
 
 class Case(NamedTuple):
-    """A transformation and the arguments that it is built with."""
+    """A transformation and the arguments to build it."""
 
     name: str
     factory: Any
     numbers: dict[str, Any]  # for `optax.inject_hyperparams`, all of them
-    is_optimizer: bool = False  # its updates are to be added as they are
+    is_optimizer: bool = False  # its updates are added unchanged
     keeps_moments: bool = True  # of its own, in the parameters' dtypes
-    all_ours: bool = True  # no stage of Optax's that is held to less
+    all_ours: bool = True  # no stage of Optax, which would promise less
     static: tuple[str, ...] = ()  # for `optax.inject_hyperparams`
 
     def build(self):
@@ -29,7 +29,7 @@ _MOMENTS = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "eps_root": 0.0, "threshold": 5.
 
 
 def _growing(count):
-    """A decay rate of 0 in the first step, as T5's."""
+    """A decay rate that is 0 in the first step, like T5's."""
     return 1 - (jnp.asarray(count, float) + 1) ** -0.8
 
 

@@ -1,7 +1,7 @@
 """Expected numbers where decay rates change; nothing here imports `optax_radam`.
 
-From the definitions, in NumPy's float64: the weight of a gradient is a product, the
-length of the average is read from the weights, and no step builds on the one before.
+Computed from the definitions in float64 NumPy: a gradient's weight is a product, the
+average's length follows from the weights, and no step uses the one before.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ def weights(rates):
 
 
 def length(of_gradients):
-    """n_t: from the center of mass, but no more than Kish's effective sample size."""
+    """n_t: from the center of mass, at most Kish's effective sample size."""
     shares = of_gradients / of_gradients.sum()
     ages = np.arange(len(shares), 0, -1)
     return min(2 * shares @ ages - 1, 1 / (shares @ shares))

@@ -21,7 +21,7 @@ def run(path):
 
 
 def functions(path):
-    """Returns a namespace of the imports, functions and aliases, without the rest.
+    """Returns a namespace of only the imports, functions and aliases.
 
     `make docs` runs the pages themselves.
     """

@@ -1,4 +1,4 @@
-"""The golden files, and the scripts that make them, which need their peer."""
+"""The golden files, and the scripts that make them, which need the peer library."""
 
 import importlib.util
 import pathlib
@@ -7,7 +7,7 @@ FOLDER = pathlib.Path(__file__).parent / "golden"
 
 
 def load(name):
-    """The script of this name, as a module."""
+    """Loads the script of this name as a module."""
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)

@@ -1,4 +1,4 @@
-"""Groups of runs after some updates, and how far they are apart."""
+"""Groups of runs after some updates, and the difference between them."""
 
 import itertools
 
@@ -37,7 +37,7 @@ def initial_state(programs, runs):
 
 
 def train(work, programs, runs, state=None, done=0, after_step=lambda _: None):
-    """`train_group`, from the beginning, or from a state, which is donated."""
+    """Calls `train_group` from the beginning, or from a state, which is donated."""
     data = put((work.task.train, work.held_out, work.task.test), programs.mesh, P())
     state = initial_state(programs, runs) if state is None else state
     return train_group(work, programs, data, runs, state, done, after_step)
@@ -67,7 +67,7 @@ def difference(group, alone, index=0):
     Args:
       group: state of a group.
       alone: state of a run.
-      index: of the group's run to compare with it.
+      index: index of the group's run to compare with it.
     """
     learned = ((state.params, state.statistics) for state in (group, alone))
     return max(

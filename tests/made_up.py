@@ -8,7 +8,7 @@ from experiments.train import Examples, Task
 
 
 def made_up_examples(train=20, test=7, size=8, channels=1, classes=3):
-    """Training and test images whose brightness tells the class."""
+    """Training and test images whose brightness shows the class."""
     random = np.random.default_rng(0)
 
     def examples(n):
@@ -21,7 +21,7 @@ def made_up_examples(train=20, test=7, size=8, channels=1, classes=3):
 
 
 def made_up_task(**options):
-    """The experiment's CNN, to learn them; `options` are of `ImageTraining`."""
+    """The experiment's CNN on these images; `options` are fields of `ImageTraining`."""
     from experiments.cifar10 import data  # which takes two seconds to import
     from experiments.cifar10.config import ImageTraining
 
@@ -45,7 +45,7 @@ class SmallCNN(nnx.Module):
 
 
 def small_task():
-    """A quick task, with all that the experiment's has."""
+    """A fast task with every part of the experiment's."""
     train, test = made_up_examples()
     return Task(
         train,

@@ -32,7 +32,7 @@ def make_flags(**fields):
 
 
 def row(epoch=1, rate=0.1, arm="adam", seed=0, loss=1.5, accuracy=0.5, **metrics):
-    """A run, and metrics of an epoch: those given, others like the training's."""
+    """A run's metrics of an epoch: those given; others equal the training's."""
     fields = {"epoch": epoch, "step": STEPS_PER_EPOCH * epoch, "train_loss": loss}
     fields |= {"train_accuracy": accuracy, "test_loss": loss, "test_accuracy": accuracy}
     fields |= {"seconds": 0.5, "examples_per_second": 40.0}
@@ -40,7 +40,7 @@ def row(epoch=1, rate=0.1, arm="adam", seed=0, loss=1.5, accuracy=0.5, **metrics
 
 
 def rows_of(flags, metrics):
-    """Every row of an experiment; `metrics` says what `row` does not, of each run."""
+    """Every row of an experiment; `metrics` gives each run's fields for `row`."""
     return [
         (run, row(epoch, **metrics(run))[1])
         for run in flags.grid.runs()

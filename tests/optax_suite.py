@@ -1,8 +1,8 @@
-"""Runs Optax's own tests that name radam, with ours in its place.
+"""Runs Optax's own tests that name radam, on ours.
 
-Run by test_optax_suite.py in a process of its own: Optax is patched before its tests
-are imported, and they want eight devices. Prints how many passed, how many optimizers
-of ours they built, and every failure.
+test_optax_suite.py starts it as a separate process: Optax is patched before its tests
+are imported, and they need eight devices. Prints the number of tests that passed, the
+number of our optimizers that they built, and every failure.
 """
 
 import functools
@@ -26,7 +26,7 @@ MODULES = (
 
 
 class _Counted:
-    """`optax_radam.radam`, with a count of the calls, for proof that it is used."""
+    """`optax_radam.radam`, with a count of the calls, to prove that it is used."""
 
     calls = 0
 

@@ -59,14 +59,14 @@ def radam_trajectory(
 
     Args:
       gradients: shape (steps, n), possibly complex.
-      learning_rate: a number, or a function of the 0-based count; so `weight_decay`.
+      learning_rate: a number, or a function of the 0-based count; `weight_decay` too.
     """
     dtype = np.result_type(gradients, np.float64)
     theta = np.full(gradients.shape[1:], start, dtype)
     m = np.zeros(gradients.shape[1:], dtype)
     v = np.zeros(gradients.shape[1:], np.float64)
     v_max = v
-    # The steps by which the rectification is ahead of the moments.
+    # Number of steps by which the rectification is ahead of the moments.
     ahead = 0
     while fallback == "shifted" and sma_length(ahead + 1, b2) < threshold:
         ahead += 1
@@ -97,8 +97,8 @@ def authors_trajectory(gradients, learning_rate, b1=0.9, b2=0.999, eps=1e-8):
     """Parameters, from 0, after each step of the authors' code, in float64.
 
     The `RAdam` of https://github.com/LiyuanLucasLiu/RAdam without decay and with
-    `degenerated_to_sgd=False`: its step size holds both bias corrections, so that eps
-    stands beside the root of a second moment that is not corrected.
+    `degenerated_to_sgd=False`: its step size has both bias corrections, so eps is added
+    to the root of the uncorrected second moment.
     """
     m = v = theta = np.zeros(gradients.shape[1:])
     longest = 2 / (1 - b2) - 1
@@ -135,5 +135,5 @@ def variance_of_rate(weights, visits=1.0):
 
 @functools.cache
 def variance_limit(b2):
-    """The variance of Adam's rate in the long run."""
+    """Long-run variance of Adam's rate."""
     return variance_of_rate((1 - b2) * b2 ** np.arange(20 / (1 - b2)))

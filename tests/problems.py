@@ -1,4 +1,4 @@
-"""Trees of parameters, gradients to feed to them, and what becomes of both."""
+"""Trees of parameters, their gradients, and training trajectories."""
 
 import jax
 import jax.numpy as jnp

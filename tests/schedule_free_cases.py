@@ -1,10 +1,10 @@
-"""Settings of schedule_free's RAdamScheduleFree, and the problem it is given."""
+"""Settings of schedule_free's RAdamScheduleFree, and the problem that it solves."""
 
 import numpy as np
 import problems
 
 STEPS = 200
-# All across the threshold, then some.
+# Every step around the threshold, then some later ones.
 KEPT_STEPS = [*range(1, 13), *range(20, STEPS + 1, 20)]
 SIZE = 6
 START = np.linspace(-1.0, 2.0, SIZE)
@@ -18,5 +18,5 @@ CASES = {
 
 
 def noise(seed):
-    """What is added to the gradients of each step, (STEPS, SIZE)."""
+    """Noise added to the gradients of each step, (STEPS, SIZE)."""
     return 0.3 * problems.normal_gradients(STEPS, SIZE, seed=seed)

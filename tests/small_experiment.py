@@ -22,7 +22,7 @@ _ROOT = pathlib.Path(__file__).parent.parent
 
 
 class SmallFlags(Flags):
-    """Those of the experiment with images, on a task that is quick to compile."""
+    """Flags of the image experiment, on a task that is quick to compile."""
 
     make_task = staticmethod(small_task)
 
@@ -35,7 +35,7 @@ class SmallFlags(Flags):
 
 @contextlib.contextmanager
 def quick():
-    """No reports; experiments here share programs, and others what is compiled."""
+    """Writes no reports, and shares compiled programs between experiments."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before, make, made = getattr(jax.config, name), run_module.make_programs, {}
 
@@ -55,7 +55,7 @@ def quick():
 
 @contextlib.contextmanager
 def file_limit(size):
-    """No file can have more bytes, as if the disk were full."""
+    """Limits the bytes of a file, as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -65,20 +65,20 @@ def file_limit(size):
 
 
 def parse(line, *more):
-    """The flags that a command line stands for."""
+    """Parses a command line into flags."""
     args = [*line.split(), *map(str, more)]
     return tyro.cli(SmallFlags, args=args, config=(tyro.conf.OmitArgPrefixes,))
 
 
 def run(line, out, *more, task=small_task):
-    """The exit status of an experiment in this process."""
+    """Runs an experiment in this process, and returns its exit status."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SmallFlags, "make_task", staticmethod(task))
         return main.run(parse(line, *more, "--out", out), "a command")
 
 
 def start(line, out, *more, **variables):
-    """Begins an experiment in a process of its own, which compiles as this one does."""
+    """Starts an experiment in a new process, which compiles like this one."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     variables = {
         "JAX_PLATFORMS": "cpu",
@@ -102,13 +102,13 @@ def rows(out):
 
 
 def untimed(out):
-    """The rows, but for what no two trainings share."""
+    """The rows, without what differs between any two trainings."""
     timed = ("seconds", "images_per_second")
     return [{k: v for k, v in row.items() if k not in timed} for row in rows(out)]
 
 
 def wait_for_rows(processes, out, count):
-    """Until there are that many, while all processes train."""
+    """Waits until there are `count` rows, while all processes train."""
     path, deadline = out / "metrics.jsonl", time.monotonic() + 120
     while not (path.exists() and len(rows(out)) >= count):
         for process in processes:

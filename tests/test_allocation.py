@@ -10,7 +10,7 @@ from experiments import allocation, main
 from experiments.cifar10.config import Flags
 from experiments.config import DataError, Session
 
-# Page faults of twenty calls with 36 MB of temporaries, after as many.
+# Page faults of twenty calls with 36 MB of temporaries, after twenty others.
 _PROGRAM = """
 import resource, sys
 import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What holds across files: direction of imports, public names, the built wheel."""
+"""Rules across files: direction of imports, public names, the built wheel."""
 
 import ast
 import email
@@ -74,7 +74,7 @@ def test_package_imports_one_way_and_only_jax_and_optax(path):
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_experiments_import_public_names_and_one_way(path):
-    """A task's folder imports what all share, never the other way."""
+    """A task's folder imports shared modules, never the other way."""
     own = path.parent.name
     layer = _layer(EXPERIMENTS, path.stem if own == "experiments" else own)
     for name in _imported_modules(path):
@@ -131,7 +131,7 @@ def test_links_within_the_repository_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
-def test_wheel_holds_the_package_and_needs_jax_and_optax_alone(tmp_path):
+def test_wheel_holds_the_package_and_needs_only_jax_and_optax(tmp_path):
     builder = hatchling.builders.wheel.WheelBuilder(str(ROOT))
     (wheel,) = builder.build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:

@@ -17,11 +17,11 @@ def test_medians_quartiles_and_ratios_of_the_same_round():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(2.34, "2.34 s"), (0.9996e-3, "1 ms"), (21.44e-6, "21.4 us"), (5e-9, "5 ns")],
 )
-def test_durations_have_three_figures(seconds, told):
-    assert measuring.duration(seconds) == told
+def test_durations_have_three_figures(seconds, text):
+    assert measuring.duration(seconds) == text
 
 
 def test_ways_are_interleaved():

@@ -1,4 +1,4 @@
-"""Against `jax.lax.conv_general_dilated` and the gradients that JAX derives for it."""
+"""The convolution, compared with `jax.lax.conv_general_dilated` and its gradients."""
 
 import re
 
@@ -11,7 +11,7 @@ from flax import nnx
 from experiments.cifar10 import convolution, data
 from experiments.cifar10.config import Flags, ImageTraining
 
-# As Flax passes them to a convolution of images.
+# Arguments that Flax passes to a convolution of images.
 OPTIONS = {
     "lhs_dilation": (1, 1),
     "rhs_dilation": (1, 1),
@@ -59,7 +59,7 @@ def _assert_close(actual, expected):
 
 
 def _all_plain(function, *args):
-    """Whether all convolutions, as they are lowered, are of NHWC and without groups."""
+    """Returns True if all lowered convolutions are NHWC and without groups."""
     lowered = jax.jit(function).lower(*args)
     convolutions = re.findall(r"stablehlo\.convolution.*", lowered.as_text())
     assert convolutions
@@ -79,7 +79,7 @@ def test_value_and_gradients(image_shape, dtype):
 
 
 def test_bfloat16():
-    """Against float32: sums over chunks, and what the loss is of, are rounded."""
+    """Compared with float32: sums over chunks, and the loss's input, are rounded."""
     rounded = _inputs((33, 6, 6, 5), "bfloat16")
     actual = jax.jit(ours)(*rounded)
     assert {a.dtype for a in actual} == {jnp.dtype("bfloat16")}
@@ -120,7 +120,7 @@ def test_gradients_of_scan():
 
 
 def test_flax_passes_what_is_recognised_and_all_is_stated_plainly():
-    """The form that is fast on CPU, and that JAX's own gradients do not have."""
+    """Plain convolutions are fast on CPU; JAX's own gradients are not plain."""
 
     def gradients(conv):
         layer = nnx.Conv(5, 7, (3, 3), conv_general_dilated=conv, rngs=nnx.Rngs(0))

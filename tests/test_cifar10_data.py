@@ -19,7 +19,7 @@ CLASSES = [*"abcdefghij"]
 
 @pytest.fixture(scope="module")
 def binary_files(tmp_path_factory):
-    """CIFAR-10's binary format, small: its directory, and the records by file."""
+    """Small files in CIFAR-10's binary format: their directory, and records by file."""
     root = tmp_path_factory.mktemp("archive")
     folder = root / "cifar-10-batches-bin"
     folder.mkdir()
@@ -49,7 +49,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def download(monkeypatch):
-    """Lets TFDS download: what it gets is the directory that the function is given."""
+    """Replaces TFDS's download: TFDS gets the directory passed to the function."""
 
     def from_directory(directory):
         monkeypatch.setattr(
@@ -97,7 +97,7 @@ def test_digits():
     for _, labels in (digits.train, digits.test):
         counts = np.bincount(labels)
         np.testing.assert_allclose(counts / counts.sum(), 0.1, atol=0.005)
-    # The split is fixed: results of another one are not comparable.
+    # The split is fixed: results on another split are not comparable.
     assert _checksum(digits).startswith("f40c48f790c13309")
 
 

@@ -1,4 +1,4 @@
-"""What --compute-dtype changes, and what it does not."""
+"""Effects of --compute-dtype, and numbers that it must not change."""
 
 import functools
 
@@ -19,7 +19,7 @@ def _digits(**options):
 
 
 def _logits(model, compute_dtype):
-    """Of some digits, and the parameters."""
+    """Logits of some digits, and the parameters."""
     digits = _digits(model=model, compute_dtype=compute_dtype)
 
     @jax.jit
@@ -41,7 +41,7 @@ def test_bfloat16_moves_logits_by_its_rounding_and_parameters_not_at_all(model):
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     rounding = np.abs(actual - expected).max() / np.std(expected)
     assert 1e-4 < rounding < 0.06  # other weights differ by five
-    # So that it is not the last layer alone.
+    # So that not only the last layer is rounded.
     assert not np.array_equal(actual, actual.astype(jnp.bfloat16))
 
 

@@ -33,7 +33,7 @@ def test_he_uniform_initial_weights():
     np.testing.assert_array_equal(cnn.convolutions[5].bias[...], 0)
 
 
-def test_dropout_depends_on_its_key_alone_and_drops_a_fifth():
+def test_dropout_depends_only_on_its_key_and_drops_a_fifth():
     cnn = nnx.jit(lambda: model.CNN((8, 8, 1), 10, rngs=nnx.Rngs(0)))()
     x = jax.random.uniform(jax.random.key(1), (4, 8, 8, 1))
     keys = jax.random.split(jax.random.key(2))

@@ -16,7 +16,7 @@ def _main():
 
 
 def _flags(monkeypatch, *words):
-    """The flags of a command line, and the command that is recorded."""
+    """The flags of a command line, and the recorded command."""
     seen = []
 
     def run(flags, command):

@@ -26,7 +26,7 @@ def test_shapes_and_number_of_parameters():
 
 def test_a_block_that_halves_adds_every_second_pixel_and_zeros():
     block = model.Block(2, 4, conv=jax.lax.conv_general_dilated, rngs=nnx.Rngs(0))
-    block.second.norm.scale[...] = jnp.zeros(4)  # leaves the shortcut alone
+    block.second.norm.scale[...] = jnp.zeros(4)  # only the shortcut is left
     x = jax.random.uniform(jax.random.key(0), (1, 4, 4, 2))
     expected = np.zeros((1, 2, 2, 4))
     expected[..., 1:3] = x[:, ::2, ::2]

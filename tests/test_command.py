@@ -1,4 +1,4 @@
-"""The command line, as a user would try it."""
+"""The command line, used as a user would use it."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ TWO_RATES = f"{QUICK} --learning-rates 1e-3 1e-2 --epochs 2"
 
 
 def _main(monkeypatch, *words, load=None):
-    """The exit status of `python -m experiments.cifar10`, which loads that task."""
+    """Runs `python -m experiments.cifar10` with that task; returns the exit status."""
     monkeypatch.setattr(sys, "argv", ["cifar10", *map(str, words)])
     try:
         monkeypatch.setattr(SmallFlags, "load", load or Flags.load)
@@ -64,7 +64,7 @@ def test_a_small_experiment(finished):
     }
 
 
-def test_results_are_not_replaced_unless_told_to(monkeypatch, finished, capsys):
+def test_results_are_replaced_only_on_request(monkeypatch, finished, capsys):
     before = contents(finished)
     assert _main(monkeypatch, "--out", finished, load=_never) == 2
     assert "--overwrite" in capsys.readouterr().err
@@ -80,7 +80,7 @@ def test_a_report_can_be_drawn_again(monkeypatch, finished, capsys):
 
 
 def test_whoever_stops_reading_gets_the_report_nevertheless(monkeypatch, finished):
-    """As after `| head -1`: the summary is printed last."""
+    """The summary is printed last; a pipe such as `| head -1` is closed by then."""
     reading, writing = os.pipe()
     os.close(reading)
     (finished / "report.md").unlink()
@@ -207,7 +207,7 @@ def test_a_preset_is_where_flags_begin(monkeypatch):
 
 
 def test_the_recorded_command_names_no_directory(monkeypatch):
-    """And nothing else of the session, however it is spelled."""
+    """Nor does it have other flags of the session, in any spelling."""
     given = []
     monkeypatch.setattr(main, "run", lambda *args: given.append(args))
     for words in ("--data-dir there --out here", "--data_dir=there --out=here"):

@@ -1,6 +1,6 @@
-"""What XLA makes of a step: nothing is read or written that need not be.
+"""A step as compiled by XLA: it reads and writes only what it must.
 
-Of recent XLA: that of jax 0.7 copies, so these are not of the tests with the oldest.
+This needs a recent XLA: jax 0.7's copies, so the tests with the oldest jax skip it.
 """
 
 import jax
@@ -37,7 +37,7 @@ def _compile(optimizer, params):
 
     state = jax.eval_shape(optimizer.init, params)
     step = jax.jit(step, donate_argnums=(0, 1))
-    # With XLA's newest code for loops, which conftest.py does without.
+    # With XLA's newest code for loops, which conftest.py turns off.
     options = {"xla_backend_extra_options": ""}
     return step.lower(params, state, params).compile(options)
 

@@ -1,4 +1,4 @@
-"""RAdam inside of Optax: each composition against the same one done by hand."""
+"""RAdam inside of Optax: each composition compared with one computed by hand."""
 
 import operator
 
@@ -55,7 +55,7 @@ def _train(optimizer, row):
 
     def step(params, state, spike):
         loss, gradients = jax.value_and_grad(row.loss)(params)
-        # Of complex parameters, the conjugate is the direction of ascent.
+        # For complex parameters, the conjugate is the direction of ascent.
         gradients = jax.tree.map(lambda g: spike * jnp.conj(g), gradients)
         updates, state = optimizer.update(gradients, state, params, value=loss)
         seen = Run(gradients, params, updates, loss)
@@ -87,7 +87,7 @@ def test_trains_in_one_trace_as_by_hand(name):
 
 
 def _users_own():
-    """Of one moment, and with a keyword argument that `update` cannot do without."""
+    """A user's transformation: one moment, and a required keyword in `update`."""
 
     def init(params):
         return jnp.int32(0), jax.tree.map(jnp.zeros_like, params)

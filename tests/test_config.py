@@ -1,4 +1,4 @@
-"""Flags: what they stand for, and refusals by name."""
+"""Flags: their meaning, and refusals that name the flag."""
 
 import dataclasses
 import re
@@ -50,7 +50,7 @@ def test_defaults():
 
 
 def test_only_grid_and_training_decide_about_results():
-    """So they are recorded, and a session's flags are not."""
+    """They are recorded; a session's flags are not."""
     names = [
         {field.name for field in dataclasses.fields(part)}
         for part in (Grid, ImageTraining, Session)

@@ -1,4 +1,4 @@
-"""What every transformation promises: a row of `contract_cases` x dtypes x trees."""
+"""Promises of every transformation: rows of `contract_cases` x dtypes x trees."""
 
 import operator
 
@@ -152,7 +152,7 @@ def test_leaves_of_8_bits_are_refused(case):
 
 @every_case
 def test_gradients_through_steps_are_finite(case):
-    """To parameters, also where a gradient is exactly zero."""
+    """Gradients to parameters, also where a gradient is exactly zero."""
 
     def trained(params):
         transform = case.build()
@@ -183,7 +183,7 @@ def test_strict_promotion(case):
 @pytest.mark.usefixtures("x64", "strict_promotion")
 @cases_all_ours
 def test_strict_promotion_of_wider_gradients(case):
-    """A state that was made without 64 bits goes on with them."""
+    """A state made without 64 bits continues with them."""
     transform = case.build()
     state, wide = transform.init(jnp.ones(3, jnp.float32)), jnp.ones(3, jnp.float64)
     updates, _ = transform.update(wide, state, wide)

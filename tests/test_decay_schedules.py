@@ -20,7 +20,7 @@ from optax_radam import _history
 STEPS = 2000
 FALLBACKS = ["momentum", "skip"]
 _COUNTS = np.arange(STEPS + 1)
-# What b2 is in each step.
+# b2 in each step.
 RATES = {
     "grows": 1 - (_COUNTS + 1.0) ** -0.8,  # of T5, PaLM and Adafactor
     "ramp": np.interp(_COUNTS, [0, 1000], [0.9, 0.999]),
@@ -36,7 +36,7 @@ every_schedule = pytest.mark.parametrize("name", RATES)
 
 
 def _schedule(rates):
-    """A schedule of these rates, and the same in the float64 that float32 holds."""
+    """A schedule of these rates, and the rates rounded to float32, in float64."""
     table = jnp.asarray(rates, jnp.float32)
     return lambda count: table[count], np.asarray(table, np.float64)
 
@@ -79,7 +79,7 @@ def test_follows_the_definitions(name, variant):
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
 def test_no_momentum_in_mid_run(fallback):
-    """A drop of b2 leaves the weight with too few gradients to be tractable."""
+    """After b2 drops, too few gradients have most of the weight."""
     b2, exact = _schedule(RATES["drops"])
     optimizer = optax_radam.radam(1.0, b2=b2, fallback=fallback)
     updates, _ = _updates(optimizer, np.ones((110, 2)))
@@ -121,7 +121,7 @@ def test_infinite_updates_are_silenced_in_mid_run():
 
 @pytest.mark.parametrize("fallback", FALLBACKS)
 def test_a_b2_that_stays_low_stops_training(fallback):
-    """First its limit N is too low, while n is not; then both are."""
+    """First only the limit N is too low; later n is too."""
     b2, exact = _schedule(np.where(_COUNTS < 1500, 0.999, 0.66))
     assert decay_oracles.length(decay_oracles.weights(exact[:1501])) > 5
     optimizer = optax_radam.radam(1.0, b2=b2, fallback=fallback)
@@ -168,7 +168,7 @@ def test_a_million_steps_do_not_drift_from_the_definitions(period):
 
 @every_schedule
 def test_exact_variance_of_the_rectified_rate(name):
-    """In units of that of Adam's rate in the long run, if b2 stayed as it is."""
+    """The unit is the long-run variance of Adam's rate at the step's b2."""
     b2, exact = _schedule(RATES[name])
     transform = optax_radam.scale_by_rectification(b2)
     factors, _ = _updates(transform, np.ones(STEPS))
@@ -241,7 +241,7 @@ def test_injected_rates_are_replaced_in_mid_run(fallback):
 
 
 def test_an_injected_b1_is_that_of_the_next_step_too():
-    """With Nesterov; a schedule knows better."""
+    """Nesterov needs the next step's rate, which an injected array does not have."""
     gradients = problems.normal_gradients(30, 3).astype(np.float32)
     b1, exact = _schedule(np.linspace(0.5, 0.9, 31))
     make = optax.inject_hyperparams(
@@ -321,7 +321,7 @@ def test_any_rates_are_finite(fallback, b1, b2):
 
 
 def _optimizers(b1, b2, **settings):
-    """The one under test, and Optax's at the defaults."""
+    """The optimizer under test, and Optax's at the defaults."""
     return optax_radam.radam(0.02, b1, b2, **settings), optax.radam(0.02)
 
 
@@ -343,7 +343,7 @@ def test_a_run_of_optax_goes_on_under_a_schedule():
 
 @pytest.mark.parametrize("threshold", [5.0, 8.5])
 def test_a_run_with_numbers_goes_on_with_others(threshold):
-    """There and back: the states are those that each would have made."""
+    """Converted both ways, states equal those that each optimizer would have made."""
     gradients = problems.normal_gradients(7, 3)
     numbers = optax_radam.radam(0.02, threshold=threshold)
     schedules = optax_radam.radam(

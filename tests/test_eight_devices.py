@@ -1,6 +1,6 @@
-"""Runs each file of `eight_devices` in a program of its own.
+"""Runs each file of `eight_devices` in a separate program.
 
-How many devices the host pretends to have is settled before JAX starts.
+The number of simulated devices must be set before JAX starts.
 """
 
 import os
@@ -15,7 +15,7 @@ FILES = sorted((TESTS / "eight_devices").glob("test_*.py"))
 
 
 def _run(path, *options):
-    # What pytest is told by its environment is meant for this program alone.
+    # Pytest's environment variables are meant only for this program.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     devices = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     process = subprocess.run(

@@ -60,7 +60,7 @@ def test_first_factor_at_the_smallest_threshold(capsys):
 
 
 def test_costs(capsys):
-    """As sums of Ma and Yarats' equation: see test_schedules.py for the numbers."""
+    """Costs are sums of Ma and Yarats' equation; test_schedules.py has the numbers."""
     rows = _rows(capsys, "--b2", "0.999")
     assert rows["costs as much as"].strip() == "1,033.3 steps not taken"
     linear = rows["linear warmup that costs as much"].strip()
@@ -69,7 +69,7 @@ def test_costs(capsys):
 
 @pytest.mark.parametrize("b2", [0.99999999, 0.9999999999])
 def test_costs_of_long_warmups(capsys, b2):
-    """In the limit, r is the root of 1 - x / (exp(x) - 1) at t = x / (1 - b2)."""
+    """The limit of r is the root of 1 - x / (exp(x) - 1) at t = x / (1 - b2)."""
     rows = _rows(capsys, "--b2", str(b2))
     s = np.linspace(1e-6, 6.5, 100_000)  # of which x is the square
     cost = np.trapezoid((1 - np.sqrt(1 - s**2 / np.expm1(s**2))) * 2 * s, s)
@@ -87,19 +87,19 @@ def test_steps_that_no_count_of_optax_reaches(capsys):
 
 
 def test_simulation_meets_the_approximation():
-    """Within a fifth, where rho is large."""
+    """They agree within a fifth where rho is large."""
     b2, steps = 0.99, 400
     simulated = explain.simulated_variance(b2, steps, jax.random.key(1))
     t = np.array([100, 200, 300, 400])
     rho = np.array([float(oracles.sma_length(int(step), b2)) for step in t])
     expected = explain.approximate_variance(rho)
     np.testing.assert_allclose(np.asarray(simulated)[t - 1], expected, rtol=0.2)
-    # Of gradients alone, without averaging: the mean of 1 / |g| is infinite.
+    # For single gradients, without averaging, the mean of 1 / |g| is infinite.
     assert simulated[0] > 10 * simulated[5]
 
 
 def test_simulation_of_equal_weights():
-    """As b2 nears 1, nu_t is the mean of t squares: the rate's variance is known."""
+    """For b2 near 1, nu_t is the mean of t squares: the rate's variance is known."""
     keys = jax.random.split(jax.random.key(1), 16)
     simulate = functools.partial(explain.simulated_variance, 1 - 1e-6, 10)
     actual = np.mean(jax.vmap(simulate)(keys)[:, -1])

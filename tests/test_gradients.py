@@ -35,7 +35,7 @@ SOME_ZERO[[0, TRACTABLE - 1, 11]] = 0
 
 
 def _final_loss(point, kept, variant):
-    """After training on a quartic, for as many steps as there are factors."""
+    """Loss after training on a quartic, one step for each factor."""
     numbers = dict(point)
     params = jnp.asarray(numbers.pop("start"))
     optimizer = optax_radam.radam(**numbers, **VARIANTS[variant])
@@ -55,7 +55,7 @@ _gradient = jax.jit(jax.grad(_final_loss), static_argnames="variant")
 
 
 def _differences(function, point, h=1e-6):
-    """Central finite differences of `function`, to every number of `point`."""
+    """Central finite differences of `function` at every number of `point`."""
     leaves, treedef = jax.tree.flatten(point)
     shifts = np.eye(sum(np.size(leaf) for leaf in leaves))
 
@@ -73,7 +73,7 @@ def _differences(function, point, h=1e-6):
 
 
 def _relative(gradient):
-    """Gradients to the logarithms of the numbers, as `_differences` has them."""
+    """Gradients with respect to the numbers' logarithms, as in `_differences`."""
     products = jax.tree.map(lambda g, x: g * x, gradient, POINT)
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(products)])
 
@@ -82,7 +82,7 @@ def _relative(gradient):
 @pytest.mark.parametrize("kept", [EVERY_STEP, SOME_ZERO], ids=["all", "some_zero"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_are_those_of_finite_differences(variant, kept):
-    """To initial parameters, learning rate, b1, b2 and eps, with eps_root = 0."""
+    """Gradients to initial parameters, learning rate, b1, b2, eps, at eps_root = 0."""
     actual = _relative(_gradient(POINT, kept, variant))
     assert np.abs(actual).min() > 1e-5
     expected = _differences(lambda point: _loss(point, kept, variant), POINT)
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_finite_differences(variant, kept):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradient_to_b1_where_it_is_0(variant):
-    """Where a power of it has a derivative at the first step alone."""
+    """There, a power of b1 has a derivative only at the first step."""
 
     def loss(b1):
         return _loss(POINT | {"b1": b1}, EVERY_STEP, variant)
@@ -107,7 +107,7 @@ def test_gradient_to_b1_where_it_is_0(variant):
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_are_finite_where_those_of_the_steps_are_zero(variant, kept, eps):
-    """In some steps or all of them; and of one parameter always."""
+    """Zero in some steps or in all; and always zero for one parameter."""
     point = POINT | {"eps": eps, "start": np.array([1.0, -0.5, 0.0])}
     chex.assert_tree_all_finite(_gradient(point, KEPT[kept], variant))
 
@@ -167,7 +167,7 @@ def _final_loss_unrolled(start, settings, steps):
 def test_second_derivatives_in_a_scan_where_a_gradient_is_zero(
     variant, eps, derivative
 ):
-    """They are finite, and those of the steps one by one."""
+    """They are finite, and equal those of a loop without scan."""
 
     def scanned(params):
         point = POINT | {"start": params, "eps": eps}

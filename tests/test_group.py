@@ -29,7 +29,7 @@ ADAM, RADAM, SGD = (Arm(name, "constant") for name in ("adam", "radam", "sgd"))
 
 @functools.cache
 def programs_of(optimizer, runs, validation=0):
-    """Compiled once for all tests; neither epochs nor schedules nor rates matter."""
+    """Programs compiled once for all tests; they depend on no schedule or rate."""
     return group.make_programs(work_of(validation=validation), optimizer, runs)
 
 
@@ -83,7 +83,7 @@ def test_a_run_in_a_group_is_the_run_alone_to_ten_digits():
 @pytest.mark.soak
 @pytest.mark.usefixtures("x64")
 def test_a_state_keeps_its_types_in_double():
-    """Or it could not be restored from a checkpoint."""
+    """Otherwise it could not be restored from a checkpoint."""
     work = work_of(validation=5)
     programs = group.make_programs(work, "adam", 1)
     runs = [Run(ADAM, 0.05, 0)]
@@ -93,7 +93,7 @@ def test_a_state_keeps_its_types_in_double():
 
 
 def test_metrics_are_those_of_the_state():
-    """And of all runs' examples in the time that they took."""
+    """Speed counts the examples of all runs in the measured time."""
     programs, work = programs_of("radam", 3), work_of()
     for epoch, (state, metrics) in enumerate(train(work, programs, DIFFERENT_RUNS), 1):
         weights = state.train.params, state.train.statistics
@@ -186,7 +186,7 @@ def test_held_out_examples_choose_and_the_test_is_read_once():
         assert last["best_test_accuracy"] == accuracy
         _, accuracy = evaluate(work.held_out, weights[-1], index)
         assert last["validation_accuracy"] == accuracy
-    # Or the last epoch's weights could stand for the best.
+    # Otherwise the last epoch's weights could pass for the best.
     assert epochs[-1][0]["best_test_accuracy"] != epochs[-1][0]["test_accuracy"]
 
 
@@ -216,14 +216,14 @@ def test_training_goes_on_from_any_epoch_as_if_nothing_had_been():
         assert rest == whole[epochs:]
 
 
-def test_steps_are_told_as_they_are_made():
-    told = []
+def test_steps_are_reported_as_they_are_made():
+    steps = []
     for _ in train(
         *(work_of(), programs_of("radam", 1), DIFFERENT_RUNS[:1]),
-        after_step=lambda state: told.append(int(state.step[0])),
+        after_step=lambda state: steps.append(int(state.step[0])),
     ):
-        told.append("epoch")
-    assert told == [1, 2, 3, "epoch", 4, 5, 6, "epoch"]
+        steps.append("epoch")
+    assert steps == [1, 2, 3, "epoch", 4, 5, 6, "epoch"]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_steps_are_told_as_they_are_made():
 def test_groups_are_as_large_as_the_platform_can_train_together(
     platform, devices, population, sizes
 ):
-    """On CPU as many runs as devices take one each; elsewhere as many as asked for."""
+    """On CPU, one run for each device; elsewhere, the number that the flag names."""
     device = types.SimpleNamespace(platform=platform)
     work = make_work(small_task(), Training(population=population), [device] * devices)
     grid = Grid(optimizers=("radam",), seeds=tuple(range(11)))

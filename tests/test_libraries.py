@@ -29,7 +29,7 @@ LEAST_LOSS = (
     np.linalg.lstsq(np.column_stack([X, np.ones(16)]), np.asarray(Y))[1].sum() / Y.size
 )
 PARAMS = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
-# Optimistix takes the zero updates of "skip" for convergence.
+# Optimistix mistakes the zero updates of "skip" for convergence.
 OPTIMIZER = optax_radam.radam(0.1, b2=0.99, fallback="shifted")
 _RATE = optax.exponential_decay(0.02, 10, 0.5)  # its count is to continue too
 OLD, NEW = optax.radam(_RATE), optax_radam.radam(_RATE)
@@ -106,7 +106,7 @@ def _train_linen(train_state, steps):
 
 
 class EquinoxModel(eqx.Module):
-    """Parameters beside leaves that are none."""
+    """A model with parameters, and leaves that are not parameters."""
 
     kernel: jax.Array
     bias: jax.Array
@@ -264,7 +264,7 @@ def test_takes_over_numpyro():
 
 
 def _average_by_hand(zs):
-    """Weighted by the squares of rates, which are 0 until rho_t passes 4."""
+    """Average weighted by the squared rates, which are 0 until rho_t passes 4."""
     rates = [float(oracles.rectification(t + 1, 0.999)) for t in range(len(zs))]
     weights = np.square(rates)
     return jax.tree.map(lambda *z: np.average(z, axis=0, weights=weights), *zs)
@@ -301,7 +301,7 @@ def test_svi_breaks_only_with_momentum():
 
     At the start of seeds 0, 1 and 2 they are up to 2e2, 2e3 and 3e5. With "momentum"
     and `optax.radam`, the loss of seeds 1 and 2 is 1e14 and infinite in the second
-    step and NaN in the third; seed 0 trains. The others train with all three.
+    step and NaN in the third; seed 0 trains. The other optimizers train on all three.
     """
     optimizers = {
         "optax": optax.radam(1e-2),
@@ -347,7 +347,7 @@ def test_svi_breaks_only_with_momentum():
 
 
 def test_solver_stops_at_zero_updates():
-    """Of "skip", at its second step; "shifted" has none, and converges."""
+    """It stops "skip" at step 2; "shifted" has no zero update, and converges."""
     skip, shifted = (
         _minimise(optimizer, 1000, tolerance=1e-3)
         for optimizer in (optax_radam.radam(0.1, b2=0.99, fallback="skip"), OPTIMIZER)

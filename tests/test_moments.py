@@ -48,7 +48,7 @@ def test_without_threshold_it_is_adam(b2):
 @pytest.mark.parametrize("gradients", ["constant", "noise"])
 @pytest.mark.parametrize("decay", [0.999, 0.9999, 0.99999])
 def test_slow_averages_do_not_drift(decay, gradients):
-    """Of both moments, over 1 / (1 - decay) steps, against their sums in float64.
+    """Both moments over 1 / (1 - decay) steps, compared with sums in float64.
 
     float32(decay) + float32(1 - decay) misses 1 by up to 1.4e-3 of 1 - decay.
     """
@@ -90,7 +90,7 @@ def test_zero_gradients_without_eps_give_zeros(eps):
 
 
 def test_nan_and_overflow_are_not_hidden_by_a_small_denominator():
-    """NaN must come out, for `optax.apply_if_finite` to see."""
+    """NaN must come out, so that `optax.apply_if_finite` sees it."""
     transform = optax_radam.scale_by_moments(b2=0.9, threshold=None)
     state = transform.init(jnp.zeros(2))
     state = state._replace(nu=jnp.array([jnp.nan, 1.0]))
@@ -158,7 +158,7 @@ def test_moments_in_the_dtypes_asked_for():
 
 @pytest.mark.usefixtures("x64")
 def test_wide_moments_of_narrow_leaves():
-    """16-bit gradients, computed with as if they were float64."""
+    """16-bit gradients give the same results as when cast to float64."""
     gradients = jnp.asarray(problems.normal_gradients(30, 4), jnp.bfloat16)
     wide = optax_radam.scale_by_moments(mu_dtype=jnp.float64, nu_dtype=jnp.float64)
     actual = _updates(wide, gradients)

@@ -1,4 +1,4 @@
-"""Optax's own tests of radam, which its wheel contains."""
+"""Optax's own tests of radam, from its wheel."""
 
 import importlib.util
 import pathlib

@@ -134,7 +134,7 @@ def test_parameters_to_evaluate_are_those_trained_or_their_average(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_decay_is_decoupled_in_adams_and_l2_in_the_others(name):
-    """Without gradients: a decoupled decay is scaled by nothing but the rate."""
+    """Without gradients, only the rate scales a decoupled decay."""
     optimizer = make_optimizer(name, 0.1, Training(b2=0.9, weight_decay=0.01))
     params = jnp.full([], 2.0)
     state, update = optimizer.init(params), jax.jit(optimizer.update)

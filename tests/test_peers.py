@@ -1,4 +1,4 @@
-"""Step by step against other implementations, where they are right."""
+"""Step-by-step comparison with other implementations, where they are right."""
 
 import chex
 import documents
@@ -34,7 +34,7 @@ def _ours(case, gradients, dtype=jnp.float64):
 def test_follows_pytorch_in_float64(golden, name):
     case = torch_cases.CASES[name]
     gradients = torch_cases.unflatten(case.scale * golden["gradients"])
-    # 2e-9 of this is the place of eps, which PyTorch does not correct for bias.
+    # 2e-9 of this comes from eps, which PyTorch adds before the bias correction.
     actual = _ours(case, gradients)[KEPT]
     np.testing.assert_allclose(actual, golden[name], rtol=0, atol=1e-8)
 
@@ -71,7 +71,7 @@ def continue_run():
     "rate", [1e-3, optax.constant_schedule(1e-3)], ids=["number", "schedule"]
 )
 def test_continues_a_run_of_pytorch(golden, continue_run, rate):
-    """From its state after 150 steps."""
+    """Starts from PyTorch's state after 150 steps."""
     middle = torch_cases.MOMENTS_AT
     params = jnp.asarray(golden["defaults"][torch_cases.KEPT_STEPS.index(middle)])
     optimizer = optax_radam.radam(rate)

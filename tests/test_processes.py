@@ -1,4 +1,4 @@
-"""Several processes, as separate programs that talk over loopback."""
+"""Several processes: separate programs that communicate over loopback."""
 
 import math
 import operator
@@ -30,7 +30,7 @@ def _free_port():
 
 
 def _start(number, out, *more, **variables):
-    """Programs that find each other by their flags."""
+    """Starts programs that find each other by their flags."""
     among = f"--coordinator 127.0.0.1:{_free_port()} --processes {number}".split()
     return [
         small_experiment.start(
@@ -60,7 +60,7 @@ def alone(tmp_path_factory):
 
 
 def _assert_same_results(actual, expected):
-    """But for rounding, and for an example in the balance."""
+    """Compares losses, up to rounding, but no accuracies: one example may flip."""
     assert len(actual) == len(expected) == ROWS
     key = operator.itemgetter("run", "epoch")
     pairs = zip(sorted(actual, key=key), sorted(expected, key=key), strict=True)
@@ -144,7 +144,7 @@ def test_four_lose_their_coordinator_and_two_go_on(tmp_path, alone):
 
 @pytest.mark.soak
 def test_an_error_of_one_ends_both_at_once(tmp_path):
-    """Not after the five minutes that JAX would wait for the other."""
+    """JAX would wait five minutes for the other process."""
     out = tmp_path / "out"
     two = _start(2, out)
     wait_for_rows(two, out, 3)
@@ -175,7 +175,7 @@ def test_processes_that_differ_are_refused_in_both(tmp_path):
 
 
 class Other:
-    """Process 1 beside this one, 0, which follows it but for other words."""
+    """Simulates process 1: it sends the given words, then repeats process 0's."""
 
     def __init__(self, monkeypatch, *words):
         self._words = list(words)
@@ -186,7 +186,7 @@ class Other:
 
 
 def _facts(flags):
-    """The word of a process with these flags, as they meet."""
+    """Facts of a process with these flags, sent when processes meet."""
     words = []
 
     def keep(word):
@@ -270,7 +270,7 @@ def test_the_same_number_twice_is_named(tmp_path):
 
 
 def _check_late(tmp_path, ports_and_ranks):
-    """Programs, each of two, that cannot meet."""
+    """Checks the errors of programs that cannot meet."""
     programs = [
         small_experiment.start(
             *(FLAGS, tmp_path / "out", "--coordinator", f"127.0.0.1:{port}"),

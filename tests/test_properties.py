@@ -1,4 +1,4 @@
-"""What holds for every decay rate, step, gradient and state that Hypothesis draws."""
+"""Properties for every decay rate, step, gradient and state that Hypothesis draws."""
 
 import functools
 import pickle
@@ -76,7 +76,7 @@ def _as_elements(leaves):
 
 
 def _assert_close(actual, expected, rtol):
-    """Relative to a step's largest: where signs are mixed, sums cancel."""
+    """Compares relative to a step's largest: with mixed signs, sums cancel."""
     largest = np.abs(expected).max(axis=1, keepdims=True)
     assert np.all(np.abs(actual - expected) <= rtol * largest)
 
@@ -103,7 +103,7 @@ decay_rates = st.floats(0, 6).map(lambda exponent: 1 - 10**-exponent)
 
 @settings(_properties, max_examples=60)
 @given(b2=decay_rates, start=st.floats(0, 7).map(lambda e: int(10**e)))
-@example(b2=0.6029160379367873, start=1000)  # where rounding alone would exceed 1
+@example(b2=0.6029160379367873, start=1000)  # where rounding would exceed 1
 @pytest.mark.parametrize("make", [float, jnp.float32])
 def test_r_rises_to_1_and_rho_to_its_limit(make, b2, start):
     b2 = make(b2)
@@ -122,7 +122,7 @@ def test_r_rises_to_1_and_rho_to_its_limit(make, b2, start):
 @_properties
 @given(ordinary_gradients, st.permutations(range(ELEMENTS)))
 def test_permuted_elements_get_permuted_updates(variant, gradients, order):
-    """Within leaves and from one to another, and leaves in reverse order too."""
+    """Elements move within and between leaves; leaves also reverse their order."""
     start = np.linspace(-1, 1, ELEMENTS, dtype=np.float32)
 
     def run(order, direction):
@@ -152,7 +152,7 @@ def test_negated_gradients_and_parameters_negate_the_updates(variant, gradients)
 @_properties
 @given(_gradients(_signed(0, 1)), st.data())
 def test_a_common_factor_scales_out(variant, exponents, rtol, gradients, data):
-    """From 1e-15 to 1e15, a power of two exactly; linear before it is tractable."""
+    """Factors from 1e-15 to 1e15; exact for powers of two; linear before tractable."""
     factor = np.float32(2.0 ** data.draw(exponents))
     gradients[:, 0] = 0  # an element whose moments stay 0
     expected, _ = _train(gradients, variant, eps=0.0)
@@ -169,7 +169,7 @@ def _through_flax(state):
 
 
 def _assert_same_state(optimizer, actual, expected, gradient):
-    """Equal, and so is what comes next, bit for bit."""
+    """Checks that the states and their next updates are equal, bit for bit."""
     chex.assert_trees_all_equal(actual, expected, strict=True)
     after = [optimizer.update(gradient, state)[0] for state in (actual, expected)]
     chex.assert_trees_all_equal(*after)
@@ -197,7 +197,7 @@ def test_our_state_survives_a_visit_to_optax(variant, gradients):
     _, state = _train(gradients, variant)
     optimizer = optax_radam.radam(RATE, **VARIANTS[variant])
     visited = optax_radam.from_optax_state(optax_radam.to_optax_state(state))
-    # Optax has no place for the factor last applied, which no update reads.
+    # Optax does not store the factor last applied, which no update reads.
     expected = optax.tree.set(state, rectification=jnp.zeros([]))
     _assert_same_state(optimizer, visited, expected, gradients[0])
 
@@ -218,7 +218,7 @@ def test_state_of_optax_survives_a_visit_here(rate, gradients):
 @_properties
 @given(ordinary_gradients, st.integers(0, STEPS))
 def test_counts_stay_at_the_largest_int32(variant, gradients, steps_before):
-    """Updates are then those of any late step: no correction is left."""
+    """Updates are then those of any late step, without bias correction."""
     run = functools.partial(_train, gradients, variant, b2=0.9)
     updates, state = run(count=LARGEST_COUNT - steps_before)
     for name in ("count", "rectification_count"):
@@ -240,7 +240,7 @@ def test_extreme_gradients_leave_elements_that_move(variant, gradients, eps):
 
 
 def _assert_forgotten(gradients, eps, variant):
-    """A thousand ordinary steps later, updates are as large as ever.
+    """Checks that a thousand ordinary steps later, updates have their usual size.
 
     The root of a second moment, 1.3e19 at most, falls below 1 within 840 steps at
     b2 = 0.9, and within 89,000 at 0.999.

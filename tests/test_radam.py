@@ -152,7 +152,7 @@ def test_missing_gradients_under_a_mask(mask):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class _Model:
-    """A tree that can be called, as Equinox's models are."""
+    """A tree that can be called, like Equinox's models."""
 
     w: typing.Any
     b: typing.Any
@@ -246,7 +246,7 @@ def test_state_does_not_depend_on_the_values_of_numbers():
     [0.1, jnp.float32(0.1), optax_radam.warmup_linear_decay_schedule(0.1, 10)],
     ids=["number", "array", "schedule"],
 )
-def test_one_trace_whatever_the_schedule(learning_rate):
+def test_one_trace_for_every_schedule(learning_rate):
     optimizer = optax_radam.radam(learning_rate)
     update = jax.jit(chex.assert_max_traces(optimizer.update, n=1), donate_argnums=1)
     state = optimizer.init(jnp.ones(2))

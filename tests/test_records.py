@@ -101,7 +101,7 @@ def test_write_whole_follows_no_link(tmp_path):
 
 @pytest.fixture
 def flags(tmp_path):
-    """Those of an experiment that has the first epoch of a run of two."""
+    """Flags of an experiment with the first epoch of a two-epoch run."""
     write(tmp_path, TWO_RATES, [row()])
     return Flags(TWO_RATES.grid, TWO_RATES.training, Session(out=tmp_path))
 
@@ -111,13 +111,13 @@ def _append(flags, row):
 
 
 def _begin(flags):
-    """Epochs behind each run, and their rows' numbers."""
+    """Finished epochs of each run, and their rows' numbers."""
     behind, rows = records.find_rows(flags, [[run] for run in flags.grid.runs()])
     return behind, [json.loads(line)["epoch"] for line in rows.splitlines()]
 
 
 def test_a_full_disk_leaves_whole_rows(tmp_path, flags):
-    """A limit on the file's size stands for it: it cuts a row short."""
+    """A limit on the file's size simulates it, and cuts a row short."""
     size = (tmp_path / "metrics.jsonl").stat().st_size
     (tmp_path / "checkpoints" / "adam-constant-0.1-s0" / "1").mkdir(parents=True)
     with file_limit(size + 100), pytest.raises(OSError, match="large"):

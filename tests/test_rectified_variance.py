@@ -1,8 +1,8 @@
-"""What `rectify` suits: the variance of the rectified rates of Optax's transformations.
+"""Variance of the rectified rates of Optax's transformations, for use with `rectify`.
 
-The rate of a step is what a gradient, or momentum, is multiplied by: 1 / root of the
-second moment, here of standard normal gradients. r_t is meant to hold its variance at
-the limit of Adam's (Liu et al. 2020, section 4), which is the unit of all figures.
+The rate of a step is the factor on a gradient, or on momentum: 1 / root of the second
+moment, here of standard normal gradients. r_t should keep its variance at the limit of
+Adam's (Liu et al. 2020, section 4), which is the unit of all figures.
 """
 
 import functools
@@ -24,12 +24,12 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 B2 = 0.99
 STEPS = np.array([6, 7, 10, 20, 30, 100, 200])  # from the first rectified one on
-# By verdict: the last step that it speaks of, and the bounds until then.
+# By verdict: the last step that it covers, and the bounds until then.
 BOUNDS = {"sound": (200, 0.4, 1.25), "tolerable": (30, 0.35, 1.75)}
 
 
 class Row(NamedTuple):
-    """A transformation without momentum, or with the numerator that holds it."""
+    """A transformation without momentum, or with the numerator that has it."""
 
     verdict: str
     figures: tuple[float, float]  # the lowest and the highest variance in STEPS
@@ -118,7 +118,7 @@ def _normal_gradients():
 
 
 def _rates(chain, numerator, gradients):
-    """The rates in each of STEPS, one an element; `gradients` has the steps first."""
+    """Rates in each of STEPS, one per element; `gradients` has the steps first."""
 
     @jax.jit
     def update(step, gradient, state):

@@ -59,7 +59,7 @@ def test_sections_come_in_the_order_of_their_weight(written):
 
 
 class _Page(html.parser.HTMLParser):
-    """Tags with their attributes."""
+    """Parser that collects tags with their attributes."""
 
     def __init__(self, text):
         super().__init__()

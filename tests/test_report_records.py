@@ -1,4 +1,4 @@
-"""Records that are edited, and several experiments as one."""
+"""Edited records, and several experiments merged."""
 
 import copy
 import dataclasses
@@ -119,7 +119,7 @@ def test_command_refuses_on_one_line(tmp_path, monkeypatch, capsys, words, messa
 
 
 def _places(content, place=()):
-    """Where there is a value, at any depth."""
+    """Yields the path of every value, at any depth."""
     yield place
     if isinstance(content, dict):
         for name, value in content.items():
@@ -128,7 +128,7 @@ def _places(content, place=()):
 
 @pytest.mark.parametrize("file", ["config.json", "metrics.jsonl"])
 def test_edited_records_are_refused_in_a_line_or_reported(tmp_path, file):
-    """Every value replaced, or missing."""
+    """Every value is replaced, or missing, once."""
     _experiment(tmp_path, ADAM)
     text = (tmp_path / file).read_text()
     content = json.loads(text if file == "config.json" else text.splitlines()[0])

@@ -1,4 +1,4 @@
-"""Tables of reports, against numbers worked out by hand or by SciPy."""
+"""Tables of reports, compared with numbers by hand or from SciPy."""
 
 import math
 
@@ -94,7 +94,7 @@ def test_paired_differences_are_students(tmp_path):
 
 @pytest.mark.parametrize("n", [10, 30])
 def test_the_detectable_difference_is_found_in_four_of_five_experiments(n):
-    """By the noncentral distribution, were the spread known."""
+    """By the noncentral distribution, if the spread were known."""
     values = np.random.default_rng(0).normal(size=n)
     detectable = tables.paired(_series(values))["detectable"]
     shift = detectable / (np.std(values, ddof=1) / np.sqrt(n))

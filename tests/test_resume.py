@@ -1,4 +1,4 @@
-"""Experiments that are stopped or killed, and go on as if nothing had been."""
+"""Experiments that are stopped or killed, and resume with the same results."""
 
 import gc
 import random
@@ -30,7 +30,7 @@ def _quick():
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
-    """The rows of the long experiment, which nothing has stopped."""
+    """The rows of the long experiment, run without interruption."""
     out = tmp_path_factory.mktemp("long") / "out"
     assert small_experiment.run(LONG, out) == 0
     return untimed(out)
@@ -71,14 +71,14 @@ def stopped(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
-    """The rows of the short experiment, which nothing has stopped."""
+    """The rows of the short experiment, run without interruption."""
     out = tmp_path_factory.mktemp("short") / "out"
     assert small_experiment.run(SHORT, out) == 0
     return untimed(out)
 
 
 def _stop(out, flags, after, kill=signal.SIGINT):
-    """Ends an experiment, in this process, as that many rows are written."""
+    """Stops an experiment in this process after a number of rows."""
     append, left = records.append, [after]
 
     def counted(*args):
@@ -95,7 +95,7 @@ def _stop(out, flags, after, kill=signal.SIGINT):
 
 
 def _resume(stopped, tmp_path, flags=SHORT, spoil=lambda out: None, task=small_task):
-    """The exit status of resuming a copy that was spoilt."""
+    """Resumes a damaged copy; returns the exit status."""
     out = tmp_path / "out"
     shutil.copytree(stopped, out)
     spoil(out)
@@ -139,7 +139,7 @@ def test_resuming_goes_on_bit_by_bit(stopped, tmp_path, short):
 
 
 def test_a_young_checkpoint_is_not_followed_by_another(tmp_path, short):
-    """So the run's second epoch is trained again."""
+    """The run's second epoch is then trained again."""
     slow = SHORT.replace("seconds 0", "seconds 1000")
     out = _stop(tmp_path / "out", slow, after=5)
     folders = out / "checkpoints"
@@ -215,7 +215,7 @@ def test_other_data_is_refused(stopped, tmp_path, capsys):
     assert "the data's SHA-256: '" in capsys.readouterr().err
 
 
-def test_another_machine_and_other_versions_are_told(stopped, tmp_path, capsys):
+def test_another_machine_and_other_versions_are_reported(stopped, tmp_path, capsys):
     def older(out):
         path = out / "config.json"
         path.write_text(path.read_text().replace('"optax": "', '"optax": "0.'))
@@ -283,7 +283,7 @@ def test_a_torn_checkpoint_is_named(stopped, tmp_path, capsys):
 
 
 def _flip(out, bit, luck):
-    """One bit of a random file of the newest checkpoint."""
+    """Flips one bit of a random file of the newest checkpoint."""
     paths = sorted(p for p in (out / "checkpoints").rglob("*") if p.is_file())
     path = luck.choice([p for p in paths if "schedule-free" in str(p)])
     content = bytearray(path.read_bytes())
@@ -309,7 +309,7 @@ def test_a_flipped_bit_is_refused_or_makes_no_difference(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_bit_in_the_arrays_is_refused(stopped, tmp_path, capsys, monkeypatch):
-    """As what Orbax restores without an error."""
+    """Orbax restores such arrays without an error."""
     manager = ocp.CheckpointManager
     restore = manager.restore
 
@@ -338,7 +338,7 @@ def test_a_directory_that_is_in_use_is_refused(tmp_path, capsys):
 
 
 def test_what_another_process_finished_meanwhile_is_kept(tmp_path, stopped, capsys):
-    """A slow start: between the check and the lock."""
+    """The other process finishes between the check and the lock."""
     out = tmp_path / "out"
 
     def slow():

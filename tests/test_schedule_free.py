@@ -1,4 +1,4 @@
-"""Against schedulefree's RAdamScheduleFree on a noisy quadratic."""
+"""Comparison with schedulefree's RAdamScheduleFree on a noisy quadratic."""
 
 import chex
 import golden_makers
@@ -16,7 +16,7 @@ KEPT = np.array(schedule_free_cases.KEPT_STEPS) - 1
 
 
 def _ours(settings):
-    """Where a setting is left out, by our default, which is meant to be theirs."""
+    """Our optimizer; a missing setting has our default, which should equal theirs."""
     settings = dict(settings)
     if "betas" in settings:
         settings["b1"], settings["b2"] = settings.pop("betas")
@@ -67,7 +67,7 @@ def test_follows_the_installed_reference(name):
 
 
 def test_silent_until_tractable_and_traced_once():
-    """rho_t passes 4 at step 5, where a rate that is rectified is first not 0."""
+    """rho_t passes 4 at step 5, where the rectified rate is first above 0."""
     optimizer = optax_radam.schedule_free_radam(0.1, weight_decay=0.1)
     update = jax.jit(chex.assert_max_traces(optimizer.update, n=1))
     params = jnp.ones(2)
@@ -83,7 +83,7 @@ def test_silent_until_tractable_and_traced_once():
 
 
 def test_rate_by_a_schedule():
-    """Where it is 0, z stands still."""
+    """Where the rate is 0, z does not move."""
     rate = optax.piecewise_constant_schedule(0.1, {10: 0.0})
     optimizer = optax_radam.schedule_free_radam(rate)
     plain = optax_radam.schedule_free_radam(0.1)

@@ -104,7 +104,7 @@ def test_effective_period_of_a_constant():
 
 
 def test_effective_period_of_more_steps_than_counts():
-    """A warmup, and 0.5 at the last count, which these steps have 1 + 1000 times."""
+    """A warmup, and 0.5 at the last count, which occurs 1 + 1000 times."""
 
     def schedule(count):
         warmup = jnp.minimum((count + 1) / 1000, 1)

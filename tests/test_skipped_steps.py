@@ -1,4 +1,4 @@
-"""Steps that are not taken: skipped gradients, and layers that begin to train late."""
+"""Skipped steps: skipped gradients, and layers that start to train late."""
 
 import functools
 import operator

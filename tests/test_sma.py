@@ -9,7 +9,7 @@ from optax_radam import _sma
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
-# Every small step, where rho passes 4 and 5, then some up to ten million.
+# Every small step, where rho passes 4 and 5, then some steps up to ten million.
 STEPS = np.unique(np.r_[1:60, np.geomspace(60, 1e7, 60)].astype(np.int32))
 _random = np.random.default_rng(0)
 LARGE_B2 = [0.9, 0.95, 0.99, 0.999, 0.9995, 0.9999, 0.99999, 0.999999]
@@ -181,7 +181,7 @@ def test_tractable_from_the_step_whose_rho_reaches_the_threshold(step, b2):
 
 @pytest.mark.parametrize(("step", "slope"), [(1, 0.0), (2, 2.0), (10, 2.0)])
 def test_gradient_of_rho_at_b2_0(step, slope):
-    """rho_1 is 1; later, rho_inf less what has no slope there."""
+    """rho_1 is 1; later, rho_t is rho_inf minus a term without slope there."""
     assert jax.grad(_sma.sma_length, 1)(step, 0.0) == slope
 
 
@@ -191,7 +191,7 @@ def test_gradient_of_rho_at_b2_0(step, slope):
     ids=str,
 )
 def test_steps_beyond_those_of_optax(step):
-    """Larger ones than int32 holds, and than float32 holds."""
+    """Steps beyond the range of int32, and of float32."""
     assert optax_radam.sma_length(step, 0.999) == jnp.float32(1999)
     assert optax_radam.rectification(step, 0.999) == 1
 

@@ -1,4 +1,4 @@
-"""Ten steps of one, converted, then ten of the other: twenty of either."""
+"""Ten steps of one optimizer, conversion, ten of the other: equal to twenty of each."""
 
 import functools
 
@@ -16,7 +16,7 @@ _RATE = optax.exponential_decay(0.02, 10, 0.5)
 
 
 def _decay_masked(radam, rate):
-    """A decay that has a state; of `optax.radam`, in a chain by hand."""
+    """The optimizer with a masked decay, which has a state; for Optax's, a chain."""
     mask = {"w": True, "b": False}
     if radam is optax_radam.radam:
         return radam(rate, weight_decay=0.1, mask=mask)
@@ -28,7 +28,7 @@ def _decay_masked(radam, rate):
 
 
 def _stages(radam, rate):
-    """The stages of radam, out in the open between others."""
+    """The stages of radam, directly in a chain with others."""
     if radam is optax_radam.radam:
         stages = (
             optax_radam.scale_by_moments(),
@@ -113,7 +113,7 @@ def test_ten_and_ten_steps_are_twenty(where, rate):
 
 @pytest.mark.usefixtures("x64")
 def test_closer_where_optax_is_more_exact():
-    """In float64 1e-10 is left, which is Optax's."""
+    """In float64 a difference of 1e-10 is left, which is Optax's error."""
     params = jax.tree.map(lambda p: p.astype(jnp.float64), PARAMS)
     ours, theirs = optax_radam.radam(0.02), optax.radam(0.02)
     middle, state = _run(theirs, params, theirs.init(params), range(10))
@@ -124,7 +124,7 @@ def test_closer_where_optax_is_more_exact():
 
 
 def test_after_a_checkpoint(tmp_path):
-    """Restored by Orbax with a target, as `optax.radam`'s users have it."""
+    """Orbax restores it with a target, as users of `optax.radam` do."""
     checkpoint = pytest.importorskip("orbax.checkpoint")
     theirs = optax.chain(optax.clip(1.5), optax.radam(_RATE))
     params, state = _run(theirs, PARAMS, theirs.init(PARAMS), range(10))
@@ -147,7 +147,7 @@ def test_dictionaries_of_a_checkpoint_are_refused_with_the_remedy():
 
 
 def test_within_a_train_state():
-    """Any tree: the rest of it stays as it is."""
+    """Any tree works; the rest of it does not change."""
     train_state = {"step": 3, "opt_state": optax.radam(0.1).init(PARAMS), "key": None}
     converted = optax_radam.from_optax_state(train_state)
     assert converted["step"] == 3
@@ -163,7 +163,7 @@ def test_a_stage_alone_becomes_two():
 
 
 def test_batched_states():
-    """Of many runs at once, by `jax.vmap`."""
+    """States of many runs at once, by `jax.vmap`."""
     many = jnp.ones((3, 2))
     state = jax.vmap(optax.radam(0.1).init)(many)
     converted = optax_radam.from_optax_state(state)

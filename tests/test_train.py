@@ -53,7 +53,7 @@ def test_the_example_of_the_docstring():
 
 
 def _softmax_regression(weights, features, labels):
-    """Summed cross-entropy, right answers and summed gradient, in float64 NumPy."""
+    """Summed cross-entropy, correct answers and summed gradient, in float64 NumPy."""
     kernel, bias = weights
     scores = features @ kernel + bias
     probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -103,7 +103,7 @@ def test_sums_begin_again_with_each_epoch(linear):
 
 @pytest.mark.parametrize("batch_size", [3, 7, 1024])
 def test_evaluation_covers_every_example_once(linear, monkeypatch, batch_size):
-    """In batches of 3, 3 and 1, or in one."""
+    """Evaluates in batches of 3, 3 and 1, or in one."""
     monkeypatch.setattr(train, "_EVALUATION_BATCH", batch_size)
     state = _start(linear, _momentum)
     loss, accuracy = train.evaluate(linear, linear.test, state.params, {})
@@ -156,7 +156,7 @@ def test_every_seed_purpose_epoch_and_step_has_a_key_of_its_own():
 
 
 def test_a_seed_fixes_all_that_is_random_for_every_optimizer(linear):
-    """At a rate of zero and with one batch, losses tell weights and dropout masks."""
+    """At rate zero with one batch, losses show differences in weights and masks."""
 
     def logits(model, inputs, key):
         return model(inputs * jax.random.bernoulli(key, shape=inputs.shape))
@@ -178,7 +178,7 @@ def test_a_seed_fixes_all_that_is_random_for_every_optimizer(linear):
 
 
 class _Counting(nnx.Module):
-    """Counts the batches that it has been trained on, as BatchNorm averages them."""
+    """A model that counts its training batches, in a statistic like BatchNorm's."""
 
     def __init__(self, rngs):
         self.linear = nnx.Linear(8, 3, rngs=rngs)

@@ -31,7 +31,7 @@ def _softmax(x):
 
 
 def _post_layer_norm(layer, x):
-    """In float64 NumPy, after Vaswani et al.'s sections 3.1 to 3.3."""
+    """The Transformer in float64 NumPy, from Vaswani et al., sections 3.1 to 3.3."""
     weights = jax.tree.map(np.float64, nnx.to_pure_dict(nnx.state(layer)))
     attention = weights["attention"]
 
@@ -73,13 +73,13 @@ def test_labels_are_the_sequences_in_order_and_the_task_is_always_the_same(sorti
         digest.update(inputs.tobytes() + labels.tobytes())
     rows = {tuple(row) for row in sorting.train.inputs.tolist()}
     assert not rows & {tuple(row) for row in sorting.test.inputs.tolist()}
-    # Results of other sequences are not comparable.
+    # Results on other sequences are not comparable.
     assert digest.hexdigest().startswith("bf81422abe3f")
 
 
 @pytest.mark.soak
 def test_losses_and_accuracies_are_means_over_labels(sorting):
-    """At a rate of zero, the loss that is trained on is a plain mean, too."""
+    """At rate zero, the training loss is a plain mean, too."""
     few = train.Examples(*(array[:256] for array in sorting.train))
     examples, test = jax.tree.map(jnp.asarray, (few, sorting.test))
     state = jax.jit(functools.partial(train.init, sorting, optax.sgd))(0)

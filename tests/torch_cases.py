@@ -1,4 +1,4 @@
-"""Settings of `torch.optim.RAdam`, and what stands for them here."""
+"""Settings of `torch.optim.RAdam`, and their counterparts here."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,14 +10,14 @@ import problems
 import optax_radam
 
 STEPS = 300
-# All across the threshold, then some; the moments are kept at step 150.
+# Every step around the threshold, then some; the moments are kept at step 150.
 KEPT_STEPS = [*range(1, 13), *range(30, STEPS + 1, 30)]
 MOMENTS_AT = 150
 SHAPES = {"scalar": (), "vector": (3,), "matrix": (2, 2)}
 
 
 class TorchCase(NamedTuple):
-    """One optimizer on both sides, and the problem that it is given."""
+    """One optimizer on both sides, and its problem."""
 
     torch: dict[str, Any]  # arguments of `torch.optim.RAdam`
     ours: Callable[[], optax.GradientTransformation]
@@ -26,7 +26,7 @@ class TorchCase(NamedTuple):
 
 
 def _scaled(scale):
-    """Only the place of eps differs, which this makes vanish."""
+    """Scales the problem so that the place of eps, the only difference, vanishes."""
     return TorchCase(
         {"eps": 1e-30}, lambda: optax_radam.radam(1e-3, eps=1e-30), scale=scale
     )
@@ -72,7 +72,7 @@ def gradients(case, seed):
 
 
 def unflatten(flat):
-    """A tree with leaves (n, *shape) out of an array (n, size)."""
+    """A tree with leaves (n, *shape) from an array (n, size)."""
     tree, first = {}, 0
     for name, shape in SHAPES.items():
         last = first + int(np.prod(shape))

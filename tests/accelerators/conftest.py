@@ -1,4 +1,4 @@
-"""The tests here need compilers for accelerators: `make accelerators` installs them."""
+"""Tests that need compilers for accelerators: `make accelerators` installs them."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ def _mesh(name):
 
 @pytest.fixture
 def mesh(request):
-    """Of the devices that the test names as its parameter."""
+    """A mesh of the devices that the test names as its parameter."""
     mesh = _mesh(request.param)
     if isinstance(mesh, RuntimeError):
         if os.environ.get("CI"):

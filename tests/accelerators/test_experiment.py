@@ -30,7 +30,7 @@ def _cifar10():
 
 
 def _compile(task, training, mesh, runs):
-    """The step as text, its exchanges, and the bytes of a run's parameters."""
+    """Returns the step as text, its exchanges, and the bytes of a run's parameters."""
     work = group.Work(task, None, training, [*mesh.devices.flat])
     programs, steps = group.make_programs(work, "radam", runs), work.steps_per_epoch
 
@@ -90,7 +90,7 @@ def test_convolutions_of_the_cnn_are_those_of_the_platform(mesh, runs):
 @ON_ALL
 @pytest.mark.parametrize("runs", [1, 8])
 def test_the_transformer_exchanges_nothing_large(mesh, runs):
-    """XLA gathers a batch's gradients of embeddings, with their indices, to add up."""
+    """XLA gathers only a batch's embedding gradients, with their indices."""
     task, training = transformer.Flags().load(), transformer.TRAINING
     _, exchanged, num_bytes = _compile(task, training, mesh, runs)
     labels = training.batch_size * transformer.LENGTH

@@ -1,6 +1,6 @@
-"""What compilers for TPUs and GPUs make of `init` and `update`.
+"""`init` and `update` as compiled for TPUs and GPUs.
 
-Programs are compiled ahead of time for devices that are described and not there.
+Programs are compiled ahead of time for described devices that this machine lacks.
 """
 
 import math
@@ -18,8 +18,8 @@ from benchmarks import accelerators, collectives, hlo, trees
 LEAF = [(4096, 6144)]  # each dimension can be split over 512 devices
 RATE = 1e-3
 F32, BF16 = jnp.float32, jnp.bfloat16
-# Of parameters of a dtype: the bytes that must be read and written for each. An update
-# reads the gradient, and it reads and writes the parameter and its state.
+# Bytes that must be read and written for each parameter, by its dtype. An update reads
+# the gradient, and reads and writes the parameter and its state.
 VARIANTS = {
     "radam": (optax_radam.radam(RATE), F32, (16, 12)),
     "skip": (optax_radam.radam(RATE, fallback="skip"), F32, (16, 12)),
@@ -55,7 +55,7 @@ def _on(*names):
 
 
 def _check_init(optimizer, params, mesh):
-    """It sends nothing, and puts every moment where its parameter is."""
+    """Checks that `init` sends nothing, and puts every moment with its parameter."""
     init = jax.jit(optimizer.init).lower(params).compile()
     assert collectives.of(init.as_text()) == []
     _check_places(init.output_shardings, optimizer, params, mesh)
@@ -72,7 +72,7 @@ def _check_places(shardings, optimizer, params, mesh):
 
 
 def _check_update(optimizer, params, mesh, must_move=(16, 12)):
-    """Every byte moves once, in one kernel a leaf, and nothing is sent."""
+    """Checks that every byte moves once, in one kernel a leaf; nothing is sent."""
     update = accelerators.compile_update(optimizer, params, mesh)
     assert {kernel.operation for kernel in update.kernels} == {"fusion"}
     assert len(update.kernels) <= len(params)  # compilers may merge small leaves
@@ -80,7 +80,7 @@ def _check_update(optimizer, params, mesh, must_move=(16, 12)):
     assert collectives.of(update.compiled.as_text()) == []
     memory = update.compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 4096 + 512 * len(params)
-    # All that is written is parameters and state, in the place of the old ones.
+    # Only parameters and state are written, in place of the old ones.
     written = sum(kernel.written for kernel in update.kernels)
     assert memory.alias_size_in_bytes >= written
 
@@ -161,7 +161,7 @@ def test_seven_billion_parameters(mesh):
 
 @_on("8 TPU v5e", "8 H100")
 def test_gradients_of_sharded_parameters_are_reduced_and_scattered(mesh):
-    """Which `benchmarks.collectives` must not take for a sum of the whole."""
+    """`benchmarks.collectives` must not mistake this for a sum of the whole."""
     params = accelerators.spread([(1024, 1024)], mesh)
     (place,) = (leaf.sharding for leaf in params.values())
     batch = jax.ShapeDtypeStruct(

@@ -1,4 +1,4 @@
-"""The tests here need eight devices: tests/test_eight_devices.py runs them."""
+"""Tests that need eight devices: tests/test_eight_devices.py runs them."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""What `benchmarks.collectives` reads out of programs whose exchanges are known."""
+"""`benchmarks.collectives` on programs whose exchanges are known."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The experiment on many devices, against one of them."""
+"""The experiment on many devices, compared with one device."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from experiments.run import split
 
 # 15 of 20 images in batches of 8: the second has 7, and is padded.
 TRAINING = Training(epochs=25, batch_size=8, b2=0.9, validation=5)
-# At the default rate: at 3e-3, 50 steps make 0.06 of the CNN's rounding (jax 0.12).
+# At the default rate: at 3e-3, 50 steps amplify the CNN's rounding to 0.06 (jax 0.12).
 RUN = Run(Arm("radam", "constant"), 1e-3, seed=0)
 RUNS = [
     Run(Arm("radam", schedule), rate, seed)
@@ -39,7 +39,7 @@ RUNS = [
 
 
 class Normalized(nnx.Module):
-    """Has statistics, which are those of whole batches."""
+    """A model with statistics, which are those of whole batches."""
 
     def __init__(self, *, rngs):
         self.hidden = nnx.Linear(64, 8, rngs=rngs)
@@ -86,7 +86,7 @@ def compiled_step(task, runs):
 
 
 def check_runs(task, devices, runs, indices=(0,)):
-    """Compares some runs of a group on many devices with each run by itself on one."""
+    """Compares runs of a group on many devices with each run alone on one device."""
     together = state_after(*programs_of(task, devices, len(runs)), runs, 1, 50)
     for index in indices:
         alone = state_after(*programs_of(task, 1, 1), [runs[index]], 1, 50)
@@ -108,7 +108,7 @@ def test_devices_share_out_runs_as_far_as_they_divide_them_and_then_batches(
 
 @TASKS
 def test_devices_that_share_batches_do_what_one_does(task):
-    """The statistics of BatchNorm, too, are those of whole batches."""
+    """Statistics of BatchNorm are those of whole batches, too."""
     check_runs(task, 8, [RUN])
 
 
@@ -155,7 +155,7 @@ def test_devices_that_have_runs_of_their_own_exchange_nothing():
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [1, pytest.param(4, marks=pytest.mark.soak)])
 def test_metrics_are_those_of_one_device(number):
-    """Also of what is held out, and of the best."""
+    """Includes the held-out examples and the best weights."""
     runs = RUNS[-number:]
     epochs = train(*programs_of(small_task, 8, number), runs)
     actual = [without_time(metrics) for _, metrics in epochs]

@@ -1,7 +1,7 @@
-"""Every transformation on sharded parameters: where its state lies, and what it sends.
+"""Every transformation on sharded parameters: placement of the state, and exchanges.
 
-Rows of `contract_cases` x layouts x types of mesh axes. What is expected is what one
-device computes.
+Rows of `contract_cases` x layouts x types of mesh axes. Expected is the result of one
+device.
 """
 
 import functools
@@ -27,7 +27,7 @@ SHAPES = {
     "half": ((8, 16), jnp.bfloat16),
     "complex": ((8, 8), jnp.complex64),
 }
-# What is not named is whole on every device.
+# Arrays not named here are replicated on every device.
 LAYOUTS = {
     "replicated": {},
     "fully_sharded": {
@@ -119,12 +119,12 @@ def _on_one_device(name):
 
 
 def _name(path):
-    """Of the parameter that a leaf belongs to; None for a scalar of the state."""
+    """Name of the parameter that a leaf belongs to; None for a scalar of the state."""
     return getattr(path[-1], "key", None) if path else None
 
 
 def _check_places(tree, params):
-    """Each leaf lies as its parameter does; what belongs to none is everywhere."""
+    """Checks that each leaf has its parameter's sharding; scalars are everywhere."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         where = jax.tree_util.keystr(path)
         if _name(path) in SHAPES:
@@ -210,7 +210,7 @@ def test_state_in_a_scan(axes):
 
 
 def test_within_shard_map():
-    """Each device has its own piece, and knows nothing of the others."""
+    """Each device has its own piece and does not see the others."""
     params, *all_gradients = _all_placed("mix", "auto")
 
     def spec(path, _):
@@ -237,7 +237,7 @@ def test_moments_of_missing_gradients_stay_in_place():
 
 
 def test_rectified_stage_of_optax_keeps_what_it_was_given():
-    """Its moments are Optax's, which places them if it makes them outside of `jit`."""
+    """Optax makes its moments, and places them if it does so outside of `jit`."""
     transform = optax_radam.rectify(optax.scale_by_belief(b2=0.99), b2=0.99)
     params, gradients, *_ = _all_placed("mix", "auto")
     del params["complex"], gradients["complex"]
@@ -250,7 +250,7 @@ def test_rectified_stage_of_optax_keeps_what_it_was_given():
 
 @pytest.mark.parametrize("layout", ["replicated", "fully_sharded"])
 def test_gradients_from_elsewhere(layout):
-    """Whole ones are on the spot; others are brought to a state that is pinned."""
+    """Replicated gradients need no transfer; others move to where the state is."""
     transform = OURS["radam_variant"].build()
     params, gradients, *_ = _all_placed("mix", "auto")
     gradients = _placed(gradients, layout, "auto")

@@ -1,4 +1,4 @@
-"""The Python of docs/scaling.md where there are devices to spread over."""
+"""The Python of docs/scaling.md on eight devices."""
 
 import documents
 import jax
@@ -11,7 +11,7 @@ from benchmarks import collectives
 
 @pytest.fixture(scope="module")
 def names():
-    """What the page's Python leaves behind."""
+    """The namespace after the page's Python."""
     return documents.run(documents.DOCS / "scaling.md")
 
 
@@ -22,7 +22,7 @@ def test_recipe_keeps_its_state_in_place(names):
         moments = optax.tree.get(names["optimizer"].opt_state, name)
         for (path, param), moment in zip(params, jax.tree.leaves(moments), strict=True):
             assert moment.sharding.is_equivalent_to(param.sharding, param.ndim), path
-            # One bias, of 64 numbers, is spread over "data" alone.
+            # One bias, of 64 numbers, is spread only over "data".
             pieces = 4 if param.shape == (64,) else 8
             sizes = {shard.data.size for shard in moment.addressable_shards}
             assert sizes == {param.size // pieces}, path

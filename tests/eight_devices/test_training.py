@@ -1,4 +1,4 @@
-"""A Flax NNX model spread over eight devices: state made in place, and one training."""
+"""A Flax NNX model spread over eight devices: its state, and its training."""
 
 import functools
 
@@ -63,8 +63,8 @@ def _train(layout):
 
 def test_training_keeps_places_and_is_that_of_one_device():
     alone = _train(sharding.Layout("one device", 1, 1))
-    # Sums over the batch are taken in another order, and what rounding makes of a
-    # gradient near zero is divided by a root as small: a thousandth of the rate.
+    # Sums over the batch have another order. The rounding of a gradient near zero is
+    # divided by an equally small root: a thousandth of the rate.
     chex.assert_trees_all_close(
         *(jax.tree.leaves(jax.device_get(x)) for x in (_train(MIX), alone)),
         rtol=1e-4,

@@ -23,7 +23,7 @@ def torch_trajectory(case, gradients):
       gradients: a tree of float64 arrays, each (steps, *shape).
 
     Returns:
-      An array (steps, size), and arrays (size,) by the names of PyTorch's state.
+      An array (steps, size), and a dict of arrays (size,), named as in PyTorch's state.
     """
     params = [
         torch.full(g.shape[1:], case.start, dtype=torch.float64, requires_grad=True)
