@@ -34,6 +34,7 @@ STEPS = 2000
 SEEDS = 10
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 PARTICLES = 1000  # of the final loss
+COLUMNS = ["model", "optimizer", "rate", "seed", "loss"]
 WARMUP = optax_radam.untuned_linear_warmup_schedule(b2=0.999)
 OPTIMIZERS: dict[str, Callable[[ArrayLike], optax.GradientTransformation]] = {
     "optax.radam": optax.radam,
@@ -126,22 +127,21 @@ def _cell(losses: pd.Series) -> str:
     return f"{losses.median():.4g}; {worst}"
 
 
-def main(out: pathlib.Path) -> None:
+def write(frame: pd.DataFrame, out: pathlib.Path) -> None:
     """Writes the losses of all runs, and a table."""
-    columns = ["model", "optimizer", "rate", "seed", "loss"]
-    frame = pd.DataFrame(runs(), columns=columns)
     out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out / "results.csv", index=False, na_rep="nan")
-    table = frame.groupby(columns[:3], sort=False)["loss"].apply(_cell).unstack()
+    cells = frame.groupby(COLUMNS[:3], sort=False)["loss"].apply(_cell)
+    table = cells.unstack(sort=False).reset_index().to_markdown(index=False)
     names = ("jax", "optax", "numpyro", "scikit-learn")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     (out / "table.md").write_text(
-        f"{table.reset_index().to_markdown(index=False)}\n\n"
-        f"Final loss by rate: the median; then the worst of {SEEDS} seeds, or how many "
-        f"ended in NaN or infinity. {STEPS:,} steps. `python -m examples.variational_inference OUT`; two "
-        f"x86-64 cores, no GPU; Python {platform.python_version()}, {versions}.\n"
+        f"{table}\n\nFinal loss by rate: the median; then the worst of {SEEDS} seeds, or "
+        f"how many ended in NaN or infinity. {STEPS:,} steps. "
+        "`python -m examples.variational_inference OUT`; two x86-64 cores, no GPU; "
+        f"Python {platform.python_version()}, {versions}.\n"
     )
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    write(pd.DataFrame(runs(), columns=COLUMNS), pathlib.Path(sys.argv[1]))
