@@ -136,8 +136,8 @@ def write(frame: pd.DataFrame, out: pathlib.Path) -> None:
     names = ("jax", "optax", "numpyro", "scikit-learn")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     (out / "table.md").write_text(
-        f"{table}\n\nFinal loss by rate: the median; then the worst of {SEEDS} seeds, or "
-        f"how many ended in NaN or infinity. {STEPS:,} steps. "
+        f"{table}\n\nFinal loss by rate: the median; then the worst of {SEEDS} seeds, "
+        f"or how many ended in NaN or infinity. {STEPS:,} steps. "
         "`python -m examples.variational_inference OUT`; two x86-64 cores, no GPU; "
         f"Python {platform.python_version()}, {versions}.\n"
     )
