@@ -53,7 +53,7 @@ def radam(
         rho_t = rho_inf - 2 t b2^t / (1 - b2^t), where rho_inf = 2 / (1 - b2) - 1
         u = r_t m_hat / (sqrt(v_hat + eps_root) + eps)    where rho_t >= threshold
         u = m_hat or 0, by `fallback`                     elsewhere
-        params = params - learning_rate (u + weight_decay params)
+        params = params - learning_rate * (u + weight_decay * params)
 
     `rectification` defines r_t; `scale_by_moments` says how `nesterov` and `amsgrad`
     change m_hat and v_hat. With "shifted", every step is adaptive, with the factor

@@ -68,8 +68,8 @@ def scale_by_rectification(
 
     The update u of step t becomes::
 
-        r_t u       where rho_t >= threshold
-        before u    elsewhere
+        r_t * u       where rho_t >= threshold
+        before * u    elsewhere
 
     If `b2` is a schedule or an array, these lengths replace rho_t and rho_inf, where
     w_i is the weight of gradient i in the second moment, and all w_i add up to 1::
@@ -201,8 +201,8 @@ def rectify(
 
     The updates of step t, from gradients g::
 
-        r_t inner(g)    where rho_t >= threshold
-        0               elsewhere
+        r_t * inner(g)    where rho_t >= threshold
+        0                 elsewhere
 
     r_t suits a second moment that averages each element's squares at decay rate `b2`
     and is corrected for bias. The variance of the rectified rate should be 1; measured

@@ -25,8 +25,8 @@ def schedule_free_radam(
 
     Step t = 1, 2, ... with gradient g at y and second moment v::
 
-        rate = learning_rate r_t if rho_t >= threshold, else 0
-        z = z - rate (g / (sqrt(v / (1 - b2^t)) + eps) + weight_decay y)
+        rate = learning_rate * r_t if rho_t >= threshold, else 0
+        z = z - rate * (g / (sqrt(v / (1 - b2^t)) + eps) + weight_decay * y)
         w_t = (largest rate so far)^2
         c = w_t / (w_1 + ... + w_t)
         x = (1 - c) x + c z
@@ -38,8 +38,8 @@ def schedule_free_radam(
     batches of training data through the model with x.
 
     Args:
-      learning_rate: a finite number >= 0, or a schedule from the count of updates; none
-        is needed.
+      learning_rate: a finite number >= 0, or a schedule from the count of updates,
+        which is not needed.
       b1: weight of the average x in y, in place of momentum; a number in [2**-24, 1).
         x is not stored but recovered from y and z by a division by b1, which magnifies
         rounding errors; below 2**-24, 1 - b1 is 1 in float32, y is z, and x is lost.

@@ -250,12 +250,12 @@ def warmup_linear_decay_schedule(
 ) -> optax.Schedule:
     """Linear warmup to a peak, then a straight line down, then constant.
 
-    The value of step t = count + 1, with w = total_steps warmup_proportion, not
+    The value of step t = count + 1, with w = total_steps * warmup_proportion, not
     rounded::
 
-        peak t / w                                         where t < w
-        peak + (end - peak) (t - w) / (total_steps - w)    then
-        end                                                where t >= total_steps
+        peak * t / w                                         where t < w
+        peak + (end - peak) * (t - w) / (total_steps - w)    then
+        end                                                  where t >= total_steps
 
     Args:
       peak_value: value at the end of the warmup, a finite number.
