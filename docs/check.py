@@ -54,9 +54,12 @@ def broken(site: pathlib.Path) -> Iterator[str]:
             fragment = urllib.parse.unquote(parts.fragment)
             if not target.is_file():
                 yield f"{path}: {url} is missing"
-            elif fragment and target.suffix == ".html":
-                if fragment not in page(target).ids:
-                    yield f"{path}: {url} has no such id"
+            elif (
+                fragment
+                and target.suffix == ".html"
+                and fragment not in page(target).ids
+            ):
+                yield f"{path}: {url} has no such id"
     for path in site.rglob("*.css"):
         for url in re.findall(
             r"(?:url\(|@import\s+)['\"]?((?:https?:)?//[^)'\"]+)", path.read_text()

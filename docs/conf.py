@@ -7,8 +7,8 @@ import jax
 import jax.typing
 import optax
 
-# Aliases of unions would be printed as their contents. As classes they keep their names,
-# which must be so before the package is imported.
+# Aliases of unions would be printed as their contents. As classes they keep their
+# names, if they are classes before the package is imported.
 for module, names in {
     jax.typing: ("ArrayLike", "DTypeLike"),
     optax: ("OptState", "Params", "ScalarOrSchedule", "Schedule", "Updates"),
@@ -89,7 +89,7 @@ def make_notebook(app, docname, source):
 
 
 def keep_colon(app, what, name, obj, options, lines):
-    """Keeps "Returns: An X: ..." whole, which Napoleon splits into a type and a text."""
+    """Keeps "Returns: An X: ..." whole; Napoleon would take "An X" for a type."""
     for index, line in enumerate(lines[:-1]):
         if line == "Returns:":
             lines[index + 1] = "  : " + lines[index + 1].strip()
