@@ -1,11 +1,18 @@
 """How Sphinx builds the site: `make docs`."""
 
 import importlib.util
+import os
 import pathlib
 
 import jax
 import jax.typing
 import optax
+
+# Pages run for seconds, so LLVM optimizes little, as in the tests.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=1 --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+)
 
 # Aliases of unions would be printed as their contents. As classes they keep their
 # names, if they are classes before the package is imported.
