@@ -50,7 +50,8 @@ exclude_patterns = ["docs/_build"]
 default_role = "py:obj"  # docstrings have code and arguments in single backticks
 smartquotes_action = "D"  # dashes; quotes in docstrings are Python's
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?s)(?!optax_radam\.).*")]  # no other inventory
+# There is no inventory of other packages, nor of what is private.
+nitpick_ignore_regex = [("py:.*", r"(?s)(?!optax_radam\.[^_]).*")]
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
