@@ -201,7 +201,7 @@ def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
         ("demo", Flags, 24),
         ("warmups", Flags, 72),
         ("cifar10-2-epochs", Flags, 2),
-        ("transformer", transformer.Flags, 72),
+        ("transformer", transformer.Flags, 300),
     ],
 )
 def test_committed_results_can_be_read(name, flags_class, runs):
