@@ -39,10 +39,10 @@ def radam(
     * "momentum", the default, repeats the steps of `optax.radam` and PyTorch: raw
       momentum, as large as the gradients. On unscaled features these steps blow up
       (`examples/unscaled_features.py`).
-    * "skip" takes no step. Choose it for training in general.
     * "shifted" takes adaptive steps at once, with the factor of the first tractable
-      one. Choose it where something watches the steps: a solver may mistake a zero
-      update for convergence.
+      one. Choose it for training in general.
+    * "skip" takes no step, as the authors' code. Choose it where b2 changes, which
+      "shifted" refuses. A solver may mistake its zero updates for convergence.
 
     Step t = 1, 2, ... with gradient g::
 

@@ -198,7 +198,7 @@ def test_variance_that_needs_no_rectification(name):
     rates = _rates(chain, lambda g, state, step: numerator(g), _normal_gradients())
     variances = [np.var(x) for x in rates]
     assert max(variances) <= oracles.variance_limit(B2)
-    if name == "factored":  # the figures of docs/warmup.md
+    if name == "factored":  # the figures of docs/decay-rates.md
         figures = variances[0], oracles.variance_limit(B2)
         np.testing.assert_allclose(figures, [0.0017, 0.0025], atol=5e-5)
 
