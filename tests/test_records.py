@@ -199,7 +199,7 @@ def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
     ("name", "flags_class", "runs"),
     [
         ("demo", Flags, 24),
-        ("warmups", Flags, 72),
+        ("warmups", Flags, 240),
         ("cifar10-2-epochs", Flags, 2),
         ("transformer", transformer.Flags, 300),
     ],
