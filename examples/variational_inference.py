@@ -10,6 +10,7 @@ Run it from a checkout: `python -m examples.variational_inference OUT`
 """
 
 import functools
+import os
 import pathlib
 import platform
 import sys
@@ -136,9 +137,10 @@ def write(frame: pd.DataFrame, out: pathlib.Path) -> None:
     names = ("jax", "optax", "numpyro", "scikit-learn")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     (out / "table.md").write_text(
-        f"{table}\n\nFinal loss by rate: the median; then the worst of {SEEDS} seeds, "
+        f"# Variational inference\n\n{table}\n\nFinal loss by rate: the median; then the worst of {SEEDS} seeds, "
         f"or how many ended in NaN or infinity. {STEPS:,} steps. "
-        "`python -m examples.variational_inference OUT`; two x86-64 cores, no GPU; "
+        "`python -m examples.variational_inference OUT`; "
+        f"{jax.default_backend()}, {os.cpu_count()} cores ({platform.machine()}); "
         f"Python {platform.python_version()}, {versions}.\n"
     )
 
