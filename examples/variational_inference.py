@@ -137,7 +137,8 @@ def write(frame: pd.DataFrame, out: pathlib.Path) -> None:
     names = ("jax", "optax", "numpyro", "scikit-learn")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
     (out / "table.md").write_text(
-        f"# Variational inference\n\n{table}\n\nFinal loss by rate: the median; then the worst of {SEEDS} seeds, "
+        f"# Variational inference\n\n{table}\n\n"
+        f"Final loss by rate: the median; then the worst of {SEEDS} seeds, "
         f"or how many ended in NaN or infinity. {STEPS:,} steps. "
         "`python -m examples.variational_inference OUT`; "
         f"{jax.default_backend()}, {os.cpu_count()} cores ({platform.machine()}); "

@@ -80,7 +80,7 @@ def rectification_schedule(
     def schedule(count: ArrayLike) -> jax.Array:
         step = _step(count)
         if skipped is not None:
-            return _sma.rectification(step + skipped.astype(step.dtype), b2)
+            return _sma.rectification(step + jnp.asarray(skipped, step.dtype), b2)
         tractable = _sma.is_tractable(step, b2, threshold)
         factor = _sma.rectification(step, b2)
         return jnp.where(tractable, factor, jnp.asarray(before, float))

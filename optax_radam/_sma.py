@@ -253,7 +253,7 @@ def _first_tractable_step(b2: float, threshold: float) -> int:
     return 1 + bisect.bisect_left(range(1, _LAST_STEP), threshold, key=length)
 
 
-def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
+def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array | int:
     """The first step at which the adaptive learning rate is tractable.
 
     Args:
@@ -261,11 +261,12 @@ def first_tractable_step(b2: ArrayLike, threshold: ArrayLike) -> jax.Array:
       threshold: the smallest rho_t treated as tractable, a number >= 4 below rho_inf.
 
     Returns:
-      A scalar, int32: the smallest t with rho_t >= threshold, found by bisection, since
-      rho_t rises with t.
+      A scalar, int32, or an int if both are Python numbers: the smallest t with
+      rho_t >= threshold, found by bisection, since rho_t rises with t.
     """
     if isinstance(b2, numbers.Real) and isinstance(threshold, numbers.Real):
-        return jnp.int32(_first_tractable_step(float(b2), float(threshold)))
+        # No array, which would be a tracer if the optimizer is made under `jit`.
+        return _first_tractable_step(float(b2), float(threshold))
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         intractable, tractable = bounds

@@ -109,6 +109,24 @@ def test_inject_hyperparams_gives_the_same_and_traces_once(case):
     assert set(state.hyperparams) >= set(case.numbers)
 
 
+@every_case
+def test_transformation_made_under_jit_can_be_used_outside(case):
+    """As by a function that makes model and optimizer, sharded."""
+    made = []
+    params = {"w": jnp.ones(3)}
+
+    @jax.jit
+    def init(params):
+        made.append(case.build())
+        return made[0].init(params)
+
+    state = init(params)
+    actual, expected = (
+        jax.jit(t.update)(params, state, params) for t in (made[0], case.build())
+    )
+    chex.assert_trees_all_close(actual, expected, rtol=1e-6)
+
+
 @cases_with_moments
 def test_donated_state_under_jit(case):
     transform = case.build()
