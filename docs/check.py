@@ -40,7 +40,8 @@ page = functools.cache(Page)
 
 def broken(site: pathlib.Path) -> Iterator[str]:
     """Yields a line for every broken link, foreign file and missing name."""
-    for path in sorted(site.rglob("*.html")):
+    pages = [p for p in site.rglob("*.html") if "_static" not in p.parts]
+    for path in sorted(pages):
         here = page(path)
         for url in filter(None, here.links + here.loads):
             parts = urllib.parse.urlsplit(url)
