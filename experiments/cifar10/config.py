@@ -39,9 +39,9 @@ class Flags(config.Flags):
 
     training: ImageTraining = ImageTraining()
     session: ImageSession = ImageSession()
-    preset: Literal["blog", "blog-fair", "paper"] | None = None
+    preset: Literal["blog", "blog-seeds", "blog-fair", "paper", "warmups"] | None = None
     """Flags to begin with, any of which can be given besides: the blog's comparison,
-    a fair one, or the paper's."""
+    with more arms and seeds, a fair one, the paper's, or pytorch_warmup's."""
 
     def __post_init__(self) -> None:
         """Refuses parts that do not fit together, naming the flag."""

@@ -16,6 +16,18 @@ PRESETS = {
         grid=Grid(optimizers=("adam:constant", "radam:warmup-linear-decay")),
         training=ImageTraining(dataset="cifar10", schedule_steps=5000, epochs=100),
     ),
+    # Its optimizers under its schedules, with five seeds.
+    "blog-seeds": Flags(
+        preset="blog-seeds",
+        grid=Grid(
+            optimizers=("adam", "radam"),
+            schedules=("constant", "warmup-linear-decay"),
+            seeds=tuple(range(5)),
+        ),
+        training=ImageTraining(
+            dataset="cifar10", schedule_steps=5000, epochs=100, population=10
+        ),
+    ),
     # Every optimizer under every schedule, at its best rate, with ten seeds.
     "blog-fair": Flags(
         preset="blog-fair",
@@ -50,6 +62,29 @@ PRESETS = {
             weight_decay=1e-4,
             epochs=164,
             batch_size=128,
+        ),
+    ),
+    # pytorch_warmup's comparison of warmups for AdamW (examples/cifar10/README.md).
+    "warmups": Flags(
+        preset="warmups",
+        grid=Grid(
+            optimizers=(
+                *("sgd", "adam", "radam", "radam-shifted"),
+                "adam:untuned-linear-warmup+step-decay",
+            ),
+            schedules=("step-decay",),
+            learning_rates=(0.1, 0.01),
+            seeds=tuple(range(5)),
+        ),
+        training=ImageTraining(
+            dataset="cifar10",
+            model="resnet20",
+            augment=True,
+            step_decay_at=(81 / 186, 122 / 186),
+            weight_decay=1e-4,
+            epochs=186,
+            batch_size=128,
+            population=10,
         ),
     ),
 }
