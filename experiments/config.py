@@ -7,11 +7,10 @@ the same `Training` may be merged; their grids may differ.
 import collections
 import dataclasses
 import functools
-import itertools
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 OptimizerName = Literal[
@@ -195,19 +194,6 @@ class Grid:
             for rate in self.rates(arm)
             for seed in self.seeds
         ]
-
-    def groups(self, size: Callable[[int], int]) -> list[list[Run]]:
-        """The runs of each optimizer, in groups of `size(number left)`."""
-        of: dict[str, list[Run]] = {}
-        for run in self.runs():
-            of.setdefault(run.arm.optimizer, []).append(run)
-        groups = []
-        for runs in of.values():
-            left, following = len(runs), iter(runs)
-            while left:
-                groups.append([*itertools.islice(following, size(left))])
-                left -= len(groups[-1])
-        return groups
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments import train
-from experiments.config import OptimizerName, Run, Training
+from experiments.config import Grid, OptimizerName, Run, Training
 from experiments.optimizers import evaluated_params, make_optimizer
 from experiments.schedules import learning_rates
 
@@ -54,19 +54,32 @@ class Work(NamedTuple):
         """Number of batches, the last of which may be padded."""
         return -(-len(self.task.train.labels) // self.training.batch_size)
 
-    def group_size(self, left: int) -> int:
-        """Number of runs in the next group, given how many are left."""
-        size = min(left, self.training.population)
-        if self.devices[0].platform in ONE_RUN_PLATFORMS:
-            while len(self.devices) % size:
-                size -= 1
-        return size
+    def groups(self, grid: Grid) -> list[list[Run]]:
+        """The runs of each optimizer, in groups as large as can train together."""
+        of: dict[str, list[Run]] = {}
+        for run in grid.runs():
+            of.setdefault(run.arm.optimizer, []).append(run)
+        groups = []
+        for runs in of.values():
+            start = 0
+            while start < len(runs):
+                size = min(len(runs) - start, self.training.population)
+                if self.devices[0].platform in ONE_RUN_PLATFORMS:
+                    while len(self.devices) % size:
+                        size -= 1
+                groups.append(runs[start : start + size])
+                start += size
+        return groups
 
     def mesh(self, runs: int) -> Mesh:
         """The mesh of the devices for a group of `runs` runs."""
         along_runs = math.gcd(runs, len(self.devices))
         devices = np.reshape(self.devices, (along_runs, -1))
         return Mesh(devices, ("runs", "data"), axis_types=(AxisType.Auto,) * 2)
+
+    def examples(self, mesh: Mesh) -> Any:
+        """Training, held-out and test examples, on all devices of a mesh."""
+        return put((self.task.train, self.held_out, self.task.test), mesh, P())
 
 
 class Programs(NamedTuple):
@@ -188,14 +201,13 @@ def train_group(
     data: Any,
     runs: Sequence[Run],
     state: GroupState,
-    done: int = 0,
-    after_step: Callable[[train.State], None] = lambda _: None,
+    done: int,
+    after_step: Callable[[train.State], None],
 ) -> Iterator[tuple[GroupState, list[dict[str, float]]]]:
     """Trains a group, and yields its state and each run's metrics after each epoch.
 
-    Data are training, held-out and test examples, on all devices of the mesh. Training
-    donates the states, also those that `after_step` receives. It starts after `done`
-    epochs.
+    `data` is of `Work.examples`. Training starts after `done` epochs, and donates the
+    states, also those that `after_step` receives.
     """
     (trained, best), (used, *others) = state, data
     training, steps, n = work.training, work.steps_per_epoch, len(used.labels)

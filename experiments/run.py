@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import jax
 import tqdm  # type: ignore[import-untyped]
-from jax.sharding import PartitionSpec as P
 
 from experiments import processes, records, train
 from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError, Flags, Run, Terminated, check
-from experiments.group import Work, make_programs, put, seeds_of, train_group
+from experiments.group import Work, make_programs, seeds_of, train_group
 from experiments.optimizers import make_optimizer
 from experiments.report import EVENT_FOLDER, FILES, announce, write_report
 from experiments.report.records import read_experiment
@@ -51,7 +50,7 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
                     records.check_same(flags.out, config)
                 else:
                     records.create(flags.out, config, EVENT_FOLDER, FILES)
-        groups = flags.grid.groups(work.group_size)
+        groups = work.groups(flags.grid)
         with processes.together() as facts:
             behind, rows = records.find_rows(flags, groups)
             facts["the epochs in --out"] = behind
@@ -97,7 +96,7 @@ def split(task: train.Task, flags: Flags, devices: Sequence[jax.Device]) -> Work
     )
     most = 2**31 // work.steps_per_epoch
     check("epochs", training.epochs, f"below {most:,}", training.epochs < most)
-    for runs in {len(runs) for runs in flags.grid.groups(work.group_size)}:
+    for runs in {len(runs) for runs in work.groups(flags.grid)}:
         sharing = work.mesh(runs).shape["data"]
         allowed = f"a multiple of {sharing}, the devices that share a batch"
         check("batch_size", batch_size, allowed, batch_size % sharing == 0)
@@ -113,11 +112,9 @@ def _train_all(
 ) -> None:
     """Trains all groups that are not finished; see `records.find_rows`."""
     programs = functools.cache(lambda *key: make_programs(work, *key))
-    data = functools.lru_cache(1)(
-        lambda mesh: put((work.task.train, work.held_out, work.task.test), mesh, P())
-    )
+    examples = functools.lru_cache(1)(work.examples)
     first, epochs, steps = jax.process_index() == 0, flags.training.epochs, 0
-    unchanged = True
+    rewrite = first
 
     def after_step(_: train.State) -> None:
         nonlocal steps
@@ -143,19 +140,12 @@ def _train_all(
                 state = compiled.init(None, seeds_of(compiled, runs))
                 if done:
                     state = checkpoints.restore(done, state)
-                if first and unchanged:  # until a checkpoint has been restored
+                if rewrite:  # not before a checkpoint has been restored
                     records.write_whole(flags.out / records.METRICS_FILE, rows)
-                unchanged = False
+                    rewrite = False
+                data = examples(compiled.mesh)
                 for epoch, (trained, metrics) in enumerate(
-                    train_group(
-                        work,
-                        compiled,
-                        data(compiled.mesh),
-                        runs,
-                        state,
-                        done,
-                        after_step,
-                    ),
+                    train_group(work, compiled, data, runs, state, done, after_step),
                     start=done + 1,
                 ):
                     if first:

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 
-from experiments.group import Work, put, seeds_of, train_group
+from experiments.group import Work, seeds_of, train_group
 from experiments.train import Examples
 
 
@@ -38,7 +37,7 @@ def initial_state(programs, runs):
 
 def train(work, programs, runs, state=None, done=0, after_step=lambda _: None):
     """Calls `train_group` from the beginning, or from a state, which is donated."""
-    data = put((work.task.train, work.held_out, work.task.test), programs.mesh, P())
+    data = work.examples(programs.mesh)
     state = initial_state(programs, runs) if state is None else state
     return train_group(work, programs, data, runs, state, done, after_step)
 

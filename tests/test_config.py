@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+import types
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ from experiments import run as run_module
 from experiments.cifar10.config import Flags, ImageTraining
 from experiments.cifar10.data import load_digits, make_task
 from experiments.config import Arm, ConfigError, Grid, Run, Session
+from experiments.group import Work
 
 
 def test_every_combination_runs():
@@ -152,6 +154,12 @@ def test_flags_that_the_data_does_not_allow_are_refused_by_name(line, message):
         run_module.split(task, flags, jax.devices()[:1])
 
 
+def _work(**fields):
+    """Shared data of groups on a device that trains several runs side by side."""
+    devices = [types.SimpleNamespace(platform="tpu")]
+    return Work(None, None, ImageTraining(**fields), devices)
+
+
 def test_an_optimizers_own_rates_and_groups_of_runs():
     grid = Grid(
         optimizers=("adam", "sgd", "adam:untuned-linear-warmup"),
@@ -163,7 +171,7 @@ def test_an_optimizers_own_rates_and_groups_of_runs():
         (0.3, 0.4, 0.5),
         (0.1, 0.2),
     ]
-    groups = grid.groups(lambda left: min(left, 3))
+    groups = _work(population=3).groups(grid)
     assert [[run.arm.optimizer for run in group] for group in groups] == [
         ["adam"] * 3,
         ["adam"],
@@ -175,7 +183,7 @@ def test_an_optimizers_own_rates_and_groups_of_runs():
 def test_thirty_thousand_seeds_are_quick():
     seeds = tuple(range(30_000))
     began = time.process_time()
-    groups = Grid(seeds=seeds).groups(lambda left: 1)
+    groups = _work().groups(Grid(seeds=seeds))
     assert len(groups) == 60_000
     with pytest.raises(ConfigError, match="--seeds must not repeat 29999"):
         Grid(seeds=(*seeds, 29_999))

@@ -245,4 +245,4 @@ def test_groups_are_as_large_as_the_platform_can_train_together(
     device = types.SimpleNamespace(platform=platform)
     work = make_work(small_task(), Training(population=population), [device] * devices)
     grid = Grid(optimizers=("radam",), seeds=tuple(range(11)))
-    assert [len(runs) for runs in grid.groups(work.group_size)] == sizes
+    assert [len(runs) for runs in work.groups(grid)] == sizes
