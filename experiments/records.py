@@ -13,7 +13,7 @@ import pathlib
 import platform
 import shutil
 import sys
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import filelock
@@ -109,13 +109,13 @@ class Config(pydantic.BaseModel, Generic[T]):
     machine: str
     versions: dict[str, str]
 
-    def facts(self) -> dict[str, Any]:
-        """Everything that results depend on, by name, for messages."""
-        content = self.model_dump(mode="json")
-        flags = content["grid"] | content["training"]
-        named = {flag_name(name): value for name, value in flags.items()}
-        data = {"the data's SHA-256": self.data.sha256}
-        return named | self.jax_settings | data
+    def facts(self, *parts: str) -> dict[str, Any]:
+        """What results depend on, with these parts' flags; by name, for messages."""
+        content = self.model_dump(mode="json", include={*parts})
+        flags = {
+            flag_name(name): x for of in content.values() for name, x in of.items()
+        }
+        return flags | self.jax_settings | {"the data's SHA-256": self.data.sha256}
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
@@ -205,14 +205,9 @@ def describe(flags: Flags, command: str, task: Task, work: Work) -> Config[Any]:
     )
 
 
-def create(
-    out: pathlib.Path, config: Config[Any], folder: str = "", files: Iterable[str] = ()
-) -> None:
-    """Starts without rows; removes checkpoints and files of an earlier report."""
-    for name in files:
-        (out / name).unlink(missing_ok=True)
-    for name in {CHECKPOINT_FOLDER, folder} - {""}:
-        shutil.rmtree(out / name, ignore_errors=True)
+def create(out: pathlib.Path, config: Config[Any]) -> None:
+    """Starts without rows; removes earlier checkpoints."""
+    shutil.rmtree(out / CHECKPOINT_FOLDER, ignore_errors=True)
     write_whole(out / METRICS_FILE, b"")
     write_whole(out / CONFIG_FILE, config.model_dump_json(indent=2).encode() + b"\n")
 
@@ -231,7 +226,8 @@ def read_config(out: pathlib.Path, training: type[T]) -> Config[T]:
 def check_same(out: pathlib.Path, config: Config[Any]) -> None:
     """Refuses to resume another experiment; prints differences that are allowed."""
     there = read_config(out, type(config.training))
-    if found := [*differences(there.facts(), config.facts())]:
+    facts = (of.facts("grid", "training") for of in (there, config))
+    if found := [*differences(*facts)]:
         lines = "".join(f"\n  {name}: {a!r} there, {b!r} here" for name, a, b in found)
         path = out / CONFIG_FILE
         raise ConfigError(f"--resume needs the experiment of {path}, but{lines}")

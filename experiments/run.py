@@ -13,7 +13,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.config import ConfigError, Flags, Run, Terminated, check
 from experiments.group import Work, make_programs, seeds_of, train_group
 from experiments.optimizers import make_optimizer
-from experiments.report import EVENT_FOLDER, FILES, announce, write_report
+from experiments.report.pages import remove_report, write_report
 from experiments.report.records import read_experiment
 
 
@@ -35,7 +35,7 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
         task = flags.load()
         work = split(task, flags, devices)
         config = records.describe(flags, command, task, work)
-        facts |= config.facts()
+        facts |= config.facts("grid", "training")
     with contextlib.ExitStack() as stack:
         with processes.together():
             if first:
@@ -49,16 +49,15 @@ def run_experiment(flags: Flags, command: str, devices: Sequence[jax.Device]) ->
                 if resume:
                     records.check_same(flags.out, config)
                 else:
-                    records.create(flags.out, config, EVENT_FOLDER, FILES)
+                    remove_report(flags.out)
+                    records.create(flags.out, config)
         groups = work.groups(flags.grid)
         with processes.together() as facts:
             behind, rows = records.find_rows(flags, groups)
             facts["the epochs in --out"] = behind
         _train_all(flags, work, groups, behind, rows)
         if first:
-            experiment = read_experiment(flags.out, type(flags))
-            write_report(experiment, flags.out)
-            announce(experiment, flags.out)
+            write_report(read_experiment(flags.out, type(flags)), flags.out)
 
 
 def check_optimizers(flags: Flags) -> None:

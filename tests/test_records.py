@@ -30,7 +30,7 @@ def test_round_trip(tmp_path):
     assert [found.epoch for found in read.rows] == [1, 2, 1]
     assert [found.test_loss for found in read.rows] == [1.5, 1.5, None]
     assert [found.validation_loss for found in read.rows] == [None, 1.0, None]
-    assert read.training == TWO_RATES.training
+    assert read.config.training == TWO_RATES.training
     assert read.runs == TWO_RATES.grid.runs()
 
 

@@ -32,14 +32,16 @@ def _merge(*experiments):
 
 def test_merged_experiments_have_the_runs_of_both(tmp_path):
     a, b = _experiment(tmp_path / "a", ADAM), _experiment(tmp_path / "b", SGD)
-    b = b._replace(machine="another", versions=b.versions | {"jax": "0"})
+    changes = {"machine": "another", "versions": b.config.versions | {"jax": "0"}}
+    b = b._replace(config=b.config.model_copy(update=changes))
     merged = _merge(a, b)
     assert merged.runs == [*a.runs, *b.runs]
     assert merged.rows == [*a.rows, *b.rows]
-    assert merged.command.splitlines() == [a.command, b.command]
-    assert merged.machine == f"{a.machine} and another"
-    assert merged.versions["jax"] == f"{a.versions['jax']} and 0"
-    assert merged.versions["optax"] == a.versions["optax"]
+    of_a, joined = a.config, merged.config
+    assert joined.command.splitlines() == [of_a.command, b.config.command]
+    assert joined.machine == f"{of_a.machine} and another"
+    assert joined.versions["jax"] == f"{of_a.versions['jax']} and 0"
+    assert joined.versions["optax"] == of_a.versions["optax"]
 
 
 def test_a_run_in_both_is_taken_once_and_the_longer_one(tmp_path):

@@ -26,15 +26,9 @@ class ReportFlags:
 
 
 def report_main(flags_class: type[Flags], arguments: Sequence[str]) -> int:
-    """Writes the report that the command line asks for.
+    """Writes the report that the words after `report` ask for.
 
-    Args:
-      flags_class: the experiment's flags.
-      arguments: the words after `report`.
-
-    Returns:
-      The exit status: 0, 1 if records are damaged or the disk fails, 2 for a wrong
-      argument.
+    Returns the exit status: 0, 1 if records or disk fail, 2 for a wrong argument.
     """
     program = f"python -m {flags_class.module} report"
     flags = tyro.cli(ReportFlags, prog=program, args=arguments)
@@ -49,10 +43,11 @@ def report_main(flags_class: type[Flags], arguments: Sequence[str]) -> int:
 def _write_report(flags_class: type[Flags], flags: ReportFlags) -> None:
     out = _checked_out(flags)
     # --help and wrong flags need not wait for JAX.
-    from experiments import records, report
+    from experiments.records import CONFIG_FILE
+    from experiments.report.pages import write_report
     from experiments.report.records import merge, read_experiment
 
-    for path in (run / records.CONFIG_FILE for run in flags.runs):
+    for path in (run / CONFIG_FILE for run in flags.runs):
         if not path.is_file():
             raise ConfigError(
                 f"RUN must be an experiment's directory, got {path.parent}: "
@@ -65,16 +60,11 @@ def _write_report(flags_class: type[Flags], flags: ReportFlags) -> None:
     if not experiment.rows:
         raise ConfigError("RUN has nothing to report: no epoch of any run is finished.")
     out.mkdir(parents=True, exist_ok=True)
-    report.write_report(experiment, out)
-    report.announce(experiment, out)
+    write_report(experiment, out)
 
 
 def _checked_out(flags: ReportFlags) -> pathlib.Path:
-    """The directory for the report.
-
-    Raises:
-      ConfigError: if it is missing, in use, or one of those merged.
-    """
+    """The directory for the report; refuses it if in use, or one of those merged."""
     resolved = {run.resolve() for run in flags.runs}
     if not flags.runs or len(resolved) < len(flags.runs):
         got = " ".join(map(str, flags.runs)) or "none"

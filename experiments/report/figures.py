@@ -95,8 +95,11 @@ def draw_curves(experiment: Experiment, tables: Tables) -> Figure:
     metrics = {
         f"{k}_{m}": f"{v} {m}" for m in ("accuracy", "loss") for k, v in shown.items()
     }
-    rows = tables.rows.merge(tables.summary[tables.summary.shown][POINT])
-    per_epoch, epochs = experiment.steps_per_epoch, int(tables.rows.epoch.max())
+    rows = tables.metrics.merge(tables.summary[tables.summary.shown][POINT])
+    per_epoch, epochs = (
+        experiment.config.steps_per_epoch,
+        int(tables.metrics.epoch.max()),
+    )
     steps = range(0, per_epoch * epochs, max(1, per_epoch * epochs // 300))
     figure, grid, groups = _panels(tables, 5, height=10.0)
     for column, arms in zip(grid.T, groups, strict=True):
@@ -121,7 +124,7 @@ def draw_curves(experiment: Experiment, tables: Tables) -> Figure:
     ):
         axes.set_ylabel(label)
     # Twice the loss of guessing: a run above must not flatten the others.
-    ceiling = 2 * math.log(max(experiment.classes, 2))
+    ceiling = 2 * math.log(max(experiment.config.task.classes, 2))
     for axes in grid[2:4, 0]:
         axes.set_ylim(0, min(axes.get_ylim()[1], ceiling))
     return figure

@@ -1,20 +1,28 @@
-"""The report's text, its page for the browser, CSV tables and TensorBoard files."""
+"""The report: text, a page for the browser, pictures, CSV tables, TensorBoard files."""
 
 import base64
 import itertools
 import math
+import os
 import pathlib
 import re
 import shutil
+import sys
 
 import jinja2
 import markdown_it
 import pandas as pd
 from tensorboardX import SummaryWriter
 
+from experiments import records
+from experiments.report import figures
 from experiments.report.records import Experiment
-from experiments.report.tables import Tables, paired
+from experiments.report.tables import Tables, make_tables, paired
 
+_PAGE, _EVENTS = "report.html", "tensorboard"
+_TABLES = ("metrics", "runs", "summary", "comparisons", "endings", "throughput")
+_PICTURES = ("final_accuracies.png", "learning_curves.png")
+FILES = {_PAGE, "report.md", *_PICTURES, *(f"{name}.csv" for name in _TABLES)}
 _FORMATS = {
     "learning_rate": "g",
     "step": ",",
@@ -27,10 +35,34 @@ _SIGNED = ("mean_difference", "_low", "_high")
 _TEXTS = {"arm", "minus", "run", "note"}  # aligned to the left
 
 
-def render(
-    experiment: Experiment, tables: Tables, pictures: dict[str, bytes]
-) -> dict[str, bytes]:
-    """Contents of the report's files by name, except pictures."""
+def write_report(experiment: Experiment, out: pathlib.Path) -> None:
+    """Writes each file completely or not at all, then prints the final accuracies.
+
+    Files of an earlier report that this one lacks are removed. There must be a row.
+    """
+    tables = make_tables(experiment)
+    contents = render(experiment, tables)
+    for name, content in contents.items():
+        records.write_whole(out / name, content)
+    write_events(tables.metrics, out / _EVENTS)
+    for name in FILES - contents.keys():
+        (out / name).unlink(missing_ok=True)
+    try:
+        print(f"{summary(tables)}\n\nReport: {out / _PAGE}", flush=True)
+    except BrokenPipeError:  # of `| head`; the rest must not be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def remove_report(out: pathlib.Path) -> None:
+    """Removes the files of an earlier report."""
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / _EVENTS, ignore_errors=True)
+
+
+def render(experiment: Experiment, tables: Tables) -> dict[str, bytes]:
+    """Contents of the report's files by name, except those for TensorBoard."""
+    config, pictures = experiment.config, figures.draw(experiment, tables)
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -39,19 +71,19 @@ def render(
         lstrip_blocks=True,
     )
     templates.filters["table"] = table
-    versions = ", ".join(f"{name} {v}" for name, v in experiment.versions.items())
+    versions = ", ".join(f"{name} {v}" for name, v in config.versions.items())
     markdown = templates.get_template("report.md.j2").render(
         tables._asdict(),
         result=result(tables),
         pictures=pictures,
         planned=len(experiment.runs),
-        held_out=experiment.training.validation,
-        name=escape(experiment.name),
-        unit=escape(experiment.unit),
+        held_out=config.training.validation,
+        name=escape(config.task.name),
+        unit=escape(config.task.unit),
         data=escape(experiment.data),
-        machine=escape(experiment.machine),
+        machine=escape(config.machine),
         versions=escape(versions),
-        commands=[code(line) for line in experiment.command.splitlines()],
+        commands=[code(line) for line in config.command.splitlines()],
     )
     parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
     body = parser.render(markdown)
@@ -63,21 +95,30 @@ def render(
     page = templates.get_template("report.html.j2")
     texts = {
         "report.md": markdown,
-        "report.html": page.render(title=plain(experiment.name), body=body),
+        _PAGE: page.render(title=plain(config.task.name), body=body),
     }
-    frames = {"metrics.csv": tables.rows, "runs.csv": tables.runs}
-    frames |= {"summary.csv": tables.summary, "comparisons.csv": tables.comparisons}
-    frames |= {"endings.csv": tables.endings, "throughput.csv": tables.throughput}
-    texts |= {name: frame.to_csv(index=False) for name, frame in frames.items()}
-    return {name: text.encode() for name, text in texts.items()}
+    for name in _TABLES:
+        texts[f"{name}.csv"] = getattr(tables, name).to_csv(index=False)
+    return pictures | {name: text.encode() for name, text in texts.items()}
 
 
-def table(frame: pd.DataFrame, *columns: str) -> str:
-    """Columns of a frame in Markdown; see `cells`."""
+def summary(tables: Tables) -> str:
+    """Final accuracies for the terminal: arms and notes are wrapped to its width."""
+    accuracy, width = f"{tables.part}_accuracy", shutil.get_terminal_size().columns
+    columns = ("arm", "learning_rate", "n", accuracy, "note")
+    widths = {"arm": max(width - len(accuracy) - 39, 20), "note": 11}
+    return table(tables.summary, *columns, form="simple", **widths)
+
+
+def table(frame: pd.DataFrame, *columns: str, form: str = "pipe", **widths: int) -> str:
+    """Columns of a frame, in Markdown unless another form is given; see `cells`."""
     shown = pd.DataFrame(cells(frame, *columns))
-    alignment = ["left" if name in _TEXTS else "right" for name in shown]
     text: str = shown.to_markdown(
-        index=False, disable_numparse=True, colalign=alignment
+        index=False,
+        tablefmt=form,
+        disable_numparse=True,
+        colalign=["left" if name in _TEXTS else "right" for name in shown],
+        maxcolwidths=[widths.get(name) for name in shown],
     )
     return text
 

@@ -4,31 +4,22 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments.config import (
-    ConfigError,
-    Flags,
-    Grid,
-    Run,
-    Training,
-    differences,
-    flag_name,
+from experiments.config import ConfigError, Flags, Run, Training, differences
+from experiments.records import (
+    METRICS_FILE,
+    Config,
+    Row,
+    read_config,
+    read_errors,
+    read_rows,
 )
-from experiments.records import METRICS_FILE, Row, read_config, read_errors, read_rows
 
 
 class Experiment(NamedTuple):
     """One recorded experiment, or several merged."""
 
-    name: str  # of the data or the task
-    unit: str
-    classes: int
-    training: Training
-    steps_per_epoch: int
-    command: str  # a line for each experiment
+    config: Config[Training]  # merged: command, machine and versions of all
     data: str  # identity of the data
-    facts: dict[str, Any]  # what results depend on besides the run
-    machine: str
-    versions: dict[str, str]
     rows: list[Row]  # each epoch of a run once
     runs: list[Run]  # all planned runs
 
@@ -39,20 +30,13 @@ def read_experiment(out: pathlib.Path, flags_class: type[Flags]) -> Experiment:
     data, unit, runs = config.data, config.task.unit, config.grid.runs()
     with read_errors(out):
         train, test = (f"{getattr(data, f'{of}_{unit}'):,}" for of in ("train", "test"))
-    grid = {flag_name(field) for field in vars(Grid())}
     rows = read_rows(out / METRICS_FILE, {run.name for run in runs})
     return Experiment(
-        **config.task.model_dump(),
-        training=config.training,
-        steps_per_epoch=config.steps_per_epoch,
-        command=config.command,
-        data=f"{data.description}; {train} training and {test} test {unit}, SHA-256 "
+        config,
+        f"{data.description}; {train} training and {test} test {unit}, SHA-256 "
         f"{data.sha256[:12]}...",
-        facts={name: x for name, x in config.facts().items() if name not in grid},
-        machine=config.machine,
-        versions=config.versions,
-        rows=[*{(row.run, row.epoch): row for row in rows}.values()],
-        runs=runs,
+        [*{(row.run, row.epoch): row for row in rows}.values()],
+        runs,
     )
 
 
@@ -62,21 +46,25 @@ def merge(experiments: Sequence[Experiment], names: Sequence[str]) -> Experiment
     A run may be in several of them if its results agree; if one was interrupted, the
     longer one is used. A `ConfigError` names differences that are not allowed.
     """
-    first = experiments[0]
+    first, configs = experiments[0], [e.config for e in experiments]
     known: dict[tuple[str, int], tuple[Row, str]] = {}
     for experiment, name in zip(experiments, names, strict=True):
-        _refuse(names[0], name, "", differences(first.facts, experiment.facts))
+        facts = (e.config.facts("training") for e in (first, experiment))
+        _refuse(names[0], name, "", differences(*facts))
         for row in experiment.rows:
             before, owner = known.setdefault((row.run, row.epoch), (row, name))
             what = f"{row.run} is in both and came out differently, epoch {row.epoch}: "
             _refuse(owner, name, what, differences(*map(_results, (before, row))))
     versions: dict[str, list[str]] = {}
-    for package, version in (v for e in experiments for v in e.versions.items()):
+    for package, version in (v for c in configs for v in c.versions.items()):
         versions.setdefault(package, []).append(version)
+    joined = {
+        "command": "\n".join(dict.fromkeys(c.command for c in configs)),
+        "machine": _joined(c.machine for c in configs),
+        "versions": {package: _joined(found) for package, found in versions.items()},
+    }
     return first._replace(
-        command="\n".join(dict.fromkeys(e.command for e in experiments)),
-        machine=_joined(e.machine for e in experiments),
-        versions={package: _joined(found) for package, found in versions.items()},
+        config=first.config.model_copy(update=joined),
         rows=[row for row, _ in known.values()],
         runs=[*dict.fromkeys(run for e in experiments for run in e.runs)],
     )

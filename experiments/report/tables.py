@@ -33,7 +33,7 @@ class Tables(NamedTuple):
 
     part: str  # the data that rates are chosen on: "validation" or "test"
     arms: dict[str, Arm]
-    rows: pd.DataFrame  # epochs of all runs; the loss of a diverged one is infinite
+    metrics: pd.DataFrame  # epochs of all runs; the loss of a diverged one is infinite
     runs: pd.DataFrame  # last epochs; has the run finished, diverged, learnt nothing?
     summary: pd.DataFrame  # arms at their learning rates, over seeds
     seeds: pd.DataFrame  # final test accuracy of each arm at its chosen rate, by seed
@@ -52,7 +52,7 @@ def arm_name(arm: Arm) -> str:
 
 def make_tables(experiment: Experiment) -> Tables:
     """Computes every table of records with at least one row."""
-    part = "validation" if experiment.training.validation else "test"
+    part = "validation" if experiment.config.training.validation else "test"
     arms = {arm_name(run.arm): run.arm for run in experiment.runs}
     with np.errstate(all="ignore"):  # records may hold any number
         rows = _rows(experiment, arms)
@@ -72,7 +72,9 @@ def make_tables(experiment: Experiment) -> Tables:
 def _rows(experiment: Experiment, arms: dict[str, Arm]) -> pd.DataFrame:
     runs = {run.name: run for run in experiment.runs}
     rows = pd.DataFrame([row.model_dump() for row in experiment.rows])
-    rows = rows.rename(columns={f"{experiment.unit}_per_second": "examples_per_second"})
+    rows = rows.rename(
+        columns={f"{experiment.config.task.unit}_per_second": "examples_per_second"}
+    )
     names = [arm_name(runs[name].arm) for name in rows.run]
     rows.insert(1, "arm", pd.Categorical(names, [*arms]))  # sorted in this order
     rows["learning_rate"] = [runs[name].learning_rate for name in rows.run]
@@ -91,7 +93,7 @@ def _runs(experiment: Experiment, rows: pd.DataFrame, part: str) -> pd.DataFrame
     by_run = rows.groupby("run", sort=False)
     loss = by_run[f"{part}_loss"]
     runs = by_run.tail(1).set_index("run")
-    runs["finished"] = runs.epoch == experiment.training.epochs
+    runs["finished"] = runs.epoch == experiment.config.training.epochs
     runs["diverged"] = by_run.diverged.any()
     # Mean change from epoch to epoch, up or down, in the second half.
     runs["late_change"] = loss.agg(
@@ -99,7 +101,7 @@ def _runs(experiment: Experiment, rows: pd.DataFrame, part: str) -> pd.DataFrame
     )
     runs["largest_rise"] = loss.agg(lambda x: max(x.diff().max(), 0))
     runs.loc[runs.diverged, ["late_change", "largest_rise"]] = np.nan
-    guess = 0.99 * math.log(max(experiment.classes, 2))
+    guess = 0.99 * math.log(max(experiment.config.task.classes, 2))
     guesses = (runs[["train_loss", f"{part}_loss"]] >= guess).all(axis=1)
     runs["untrained"] = guesses & runs.finished & ~runs.diverged
     kinds = {"diverged": runs.diverged, "untrained": runs.untrained}
@@ -174,7 +176,7 @@ def paired(differences: "pd.Series[float]") -> dict[str, float]:
 
 def factors(experiment: Experiment, arm: Arm, rate: float, steps: range) -> Any:
     """Factors of a schedule on the learning rate, and r_t, at some steps."""
-    training, last = experiment.training, _last_step(experiment)
+    training, last = experiment.config.training, _last_step(experiment)
     of = schedules.learning_rates(arm.schedule, rate, training, last, steps) / rate
     if "radam" not in arm.optimizer:
         return of, np.ones(len(steps))
@@ -184,7 +186,7 @@ def factors(experiment: Experiment, arm: Arm, rate: float, steps: range) -> Any:
 
 
 def _last_step(experiment: Experiment) -> int:
-    steps = experiment.training.epochs * experiment.steps_per_epoch
+    steps = experiment.config.training.epochs * experiment.config.steps_per_epoch
     return min(max(steps, 2), 2**31 - 1)
 
 
