@@ -135,7 +135,6 @@ class Grid:
     """Seeds; each fixes initial weights, order of batches and dropout, for all arms."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be run, naming the flag."""
         for flag in ("optimizers", "schedules", "learning_rates", "seeds"):
             _check_list(flag, getattr(self, flag))
         for rate in self.learning_rates:
@@ -225,7 +224,6 @@ class Training:
     """Runs of one optimizer that train together in one compiled program."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be run, naming the flag."""
         of = functools.partial(getattr, self)
         for flag in ("weight_decay", "end_value", "validation"):
             check(flag, of(flag), ">= 0", 0 <= of(flag) < math.inf)
@@ -264,7 +262,6 @@ class Session:
     """Go on with the interrupted experiment in --out."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be run, naming the flag."""
         seconds = self.checkpoint_seconds
         check("checkpoint_seconds", seconds, ">= 0", 0 <= seconds < math.inf)
         if self.resume and self.overwrite:
@@ -298,7 +295,6 @@ class Flags:
     session: Session = Session()
 
     def __post_init__(self) -> None:
-        """Refuses parts that do not fit together, naming the flag."""
         for arm in self.grid.arms:
             if "warmup-linear-decay" in arm.schedule:
                 lowest, end = min(self.grid.rates(arm)), self.training.end_value

@@ -5,7 +5,6 @@ import os
 import shlex
 import signal
 import sys
-import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +15,7 @@ from experiments.config import ConfigError, DataError, Flags, Terminated, flag_n
 _STATUS = {ConfigError: 2, KeyboardInterrupt: 130, Terminated: 143}
 
 
-def main(
-    flags_class: type[Flags],
-    presets: Mapping[Any, Flags] = types.MappingProxyType({}),
-) -> int:
+def main(flags_class: type[Flags], presets: Mapping[Any, Flags] | None = None) -> int:
     """Runs the command line, and returns the exit status.
 
     `presets` has the flags to begin with, by the value of --preset.
@@ -31,12 +27,11 @@ def main(
         return report_main(flags_class, arguments[1:])
     before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     before.add_argument("--preset")
-    # tyro refuses an unknown one like any flag
-    base = presets.get(before.parse_known_args(arguments)[0].preset)
+    preset = before.parse_known_args(arguments)[0].preset
     flags = tyro.cli(
         flags_class,
         prog=f"python -m {flags_class.module}",
-        default=flags_class() if base is None else base,
+        default=(presets or {}).get(preset, flags_class()),  # refuses an unknown one
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return run(flags, command_line(flags, arguments))

@@ -13,17 +13,12 @@ from experiments.config import Training, parse_schedule
 
 
 def learning_rates(
-    schedule: str,
-    peak: float,
-    training: Training,
-    run_steps: int,
-    steps: range | None = None,
+    schedule: str, peak: float, training: Training, run_steps: int, steps: range
 ) -> npt.NDArray[np.float32]:
-    """The learning rate at each of `steps`, from 0 (None: at all `run_steps`).
+    """The learning rate at each of `steps`, from 0, of a run of `run_steps`.
 
     It is `peak` where all factors of the schedule are 1.
     """
-    steps = range(run_steps) if steps is None else steps
     counts = jnp.arange(steps.start, steps.stop, steps.step, dtype=jnp.int32)
     rates = jnp.full(counts.shape, peak, jnp.float32)
     for kind, number in parse_schedule(schedule):

@@ -62,7 +62,7 @@ def test_the_blog_had_two_optimizers_and_two_schedules():
     )
     steps = 100 * 782
     adam, radam = (
-        schedules.learning_rates(arm.schedule, 1e-3, blog.training, steps)
+        schedules.learning_rates(arm.schedule, 1e-3, blog.training, steps, range(steps))
         for arm in blog.grid.arms
     )
     np.testing.assert_allclose(adam, 1e-3, rtol=1e-6)
@@ -93,12 +93,13 @@ def test_the_fair_one_has_every_optimizer_under_every_schedule_on_its_own_grid()
 def test_the_papers_rates_fall_after_epochs_81_and_122():
     grid, training = PRESETS["paper"].grid, PRESETS["paper"].training
     per_epoch = 391
-    rates = schedules.learning_rates("step-decay", 0.1, training, 164 * per_epoch)
+    steps = 164 * per_epoch
+    rates = schedules.learning_rates("step-decay", 0.1, training, steps, range(steps))
     steps = np.array([0, 81 * per_epoch - 1, 81 * per_epoch, 122 * per_epoch - 1])
     np.testing.assert_allclose(rates[steps], [0.1, 0.1, 0.01, 0.01], rtol=1e-6)
     np.testing.assert_allclose(rates[[122 * per_epoch, -1]], 1e-3, rtol=1e-6)
     name = "linear-warmup-100+step-decay"
-    warmed = schedules.learning_rates(name, 0.1, training, 9999)
+    warmed = schedules.learning_rates(name, 0.1, training, 9999, range(9999))
     np.testing.assert_allclose(warmed[[0, 49, 99, 100]], [1e-3, 0.05, 0.1, 0.1], 1e-6)
     assert {arm.optimizer for arm in grid.arms} == {"sgd", "adam", "radam"}
     assert len(grid.runs()) == 7 * 4 * 5

@@ -107,7 +107,7 @@ def test_command_merges_into_a_new_directory(tmp_path, capsys):
         ("a a", "RUN must be one directory or different ones, got a a"),
         ("a b", "--out is needed: where does the merged report go?"),
         ("a b --out a --overwrite", "--out must be another directory than those merg"),
-        ("a --out a/config.json", "--out must be a directory, got the file a/config"),
+        ("a --out a/config.json", "--out must be a directory, got 'a/config"),
         ("nowhere", "RUN must be an experiment's directory, got nowhere"),
     ],
 )

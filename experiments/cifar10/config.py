@@ -44,7 +44,6 @@ class Flags(config.Flags):
     with more arms and seeds, a fair one, the paper's, or pytorch_warmup's."""
 
     def __post_init__(self) -> None:
-        """Refuses parts that do not fit together, naming the flag."""
         super().__post_init__()
         averaged, model = "schedule-free-radam", self.training.model
         if model != "cnn" and averaged in {arm.optimizer for arm in self.grid.arms}:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.config import ConfigError, DataError, Flags
+from experiments.config import ConfigError, DataError, Flags, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,21 +69,15 @@ def _checked_out(flags: ReportFlags) -> pathlib.Path:
     if not flags.runs or len(resolved) < len(flags.runs):
         got = " ".join(map(str, flags.runs)) or "none"
         raise ConfigError(f"RUN must be one directory or different ones, got {got}.")
-    out = flags.out
-    if out is None:
+    if flags.out is None:
         if len(flags.runs) > 1:
             raise ConfigError("--out is needed: where does the merged report go?")
         return flags.runs[0]
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out must be a directory, got the file {out}.")
-    if out.is_dir() and any(out.iterdir()) and not flags.overwrite:
-        raise ConfigError(
-            f"--out must be a new or an empty directory, got {out}, which has files in "
-            "it. Name another, or replace the report in it with --overwrite."
-        )
-    if len(flags.runs) > 1 and out.resolve() in resolved:
-        raise ConfigError(
-            f"--out must be another directory than those merged, got {out}, whose own "
-            "report it would replace."
-        )
+    out, files = flags.out, [*flags.out.iterdir()] if flags.out.is_dir() else []
+    check("out", str(out), "a directory", out.is_dir() or not out.exists())
+    allowed = "a new or an empty directory (--overwrite replaces the report in it)"
+    check("out", str(out), allowed, flags.overwrite or not files)
+    allowed = "another directory than those merged, whose reports stay"
+    merged = len(flags.runs) > 1 and out.resolve() in resolved
+    check("out", str(out), allowed, not merged)
     return out

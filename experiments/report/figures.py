@@ -27,7 +27,7 @@ _STYLE: dict[Any, Any] = {
 }
 # Okabe and Ito's colours suit the colour-blind; markers help in print.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"
+_LOOKS = [{"color": c, "marker": m} for c, m in zip(_COLORS, "osD^vP", strict=True)]
 
 
 def draw(experiment: Experiment, tables: Tables) -> dict[str, bytes]:
@@ -45,19 +45,12 @@ def draw(experiment: Experiment, tables: Tables) -> dict[str, bytes]:
 
 def _panels(tables: Tables, rows: int, height: float) -> tuple[Figure, Any, Any]:
     """A figure, its axes, and the arms of each column: at most six look different."""
-    arms, most = [*tables.arms], len(_COLORS)
+    arms, most = [*tables.arms], len(_LOOKS)
     groups = [arms[start : start + most] for start in range(0, len(arms), most)]
     width = max(7.0 / len(groups), 3.6, 1.2 + 0.09 * max(map(len, arms)))  # legends
     figure = Figure(figsize=(width * len(groups), height))
     grid = figure.subplots(rows, len(groups), squeeze=False, sharex="col", sharey="row")
     return figure, grid, groups
-
-
-def _looks(arms: list[str]) -> dict[str, dict[str, Any]]:
-    return {
-        arm: {"color": color, "marker": marker, "label": arm}
-        for arm, color, marker in zip(arms, _COLORS, _MARKERS, strict=False)
-    }
 
 
 def draw_final(tables: Tables) -> Figure:
@@ -68,9 +61,9 @@ def draw_final(tables: Tables) -> Figure:
     accuracy = f"{tables.part}_accuracy"
     figure, (row,), groups = _panels(tables, 1, height=4.2)
     for axes, arms in zip(row, groups, strict=True):
-        for index, (arm, look) in enumerate(_looks(arms).items()):
+        for index, (arm, look) in enumerate(zip(arms, _LOOKS, strict=False)):
             final = tables.runs[tables.runs.finished & (tables.runs.arm == arm)]
-            _draw_band(axes, final, "learning_rate", accuracy, look)
+            _draw_band(axes, final, "learning_rate", accuracy, arm, look)
             lost = final[final.diverged | final.untrained]
             _mark(axes, lost.learning_rate, lost[accuracy], look, "x", 7)
             chosen = tables.summary[tables.summary.chosen & (tables.summary.arm == arm)]
@@ -96,17 +89,15 @@ def draw_curves(experiment: Experiment, tables: Tables) -> Figure:
         f"{k}_{m}": f"{v} {m}" for m in ("accuracy", "loss") for k, v in shown.items()
     }
     rows = tables.metrics.merge(tables.summary[tables.summary.shown][POINT])
-    per_epoch, epochs = (
-        experiment.config.steps_per_epoch,
-        int(tables.metrics.epoch.max()),
-    )
-    steps = range(0, per_epoch * epochs, max(1, per_epoch * epochs // 300))
+    per_epoch = experiment.config.steps_per_epoch
+    updates = per_epoch * int(tables.metrics.epoch.max())
+    steps = range(0, updates, max(1, updates // 300))
     figure, grid, groups = _panels(tables, 5, height=10.0)
     for column, arms in zip(grid.T, groups, strict=True):
-        for arm, look in _looks(arms).items():
+        for arm, look in zip(arms, _LOOKS, strict=False):
             found = rows[rows.arm == arm]
             for axes, metric in zip(column, metrics, strict=False):
-                _draw_band(axes, found, "epoch", metric, look)
+                _draw_band(axes, found, "epoch", metric, arm, look)
             broken = found[found.diverged].groupby("run").epoch.min()
             for axes in column[2:4]:
                 edge = axes.get_xaxis_transform()
@@ -131,7 +122,7 @@ def draw_curves(experiment: Experiment, tables: Tables) -> Figure:
 
 
 def _draw_band(
-    axes: Axes, rows: pd.DataFrame, x: str, y: str, look: dict[str, Any]
+    axes: Axes, rows: pd.DataFrame, x: str, y: str, label: str, look: dict[str, Any]
 ) -> None:
     """Means over seeds as a line, lowest to highest as a band.
 
@@ -140,7 +131,8 @@ def _draw_band(
     seeds = rows.pivot(index=x, columns="seed", values=y).dropna(how="all")
     drawn = [seeds.mean(axis=1), seeds.min(axis=1), seeds.max(axis=1)]
     mean, low, high = (values.where(values.abs() < 1e6) for values in drawn)
-    axes.plot(seeds.index, mean, **look, markevery=max(1, len(seeds) // 10))
+    every = max(1, len(seeds) // 10)
+    axes.plot(seeds.index, mean, label=label, markevery=every, **look)
     axes.fill_between(seeds.index, low, high, color=look["color"], alpha=0.12, lw=0)
 
 
