@@ -19,30 +19,19 @@ from experiments.config import DataError
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-class _Manager(ocp.CheckpointManager):  # type: ignore[misc]
-    def reached_preemption(self, step: int) -> bool:
-        """Leaves JAX's count of steps to `processes.have_sigterm`.
-
-        JAX stops all processes one step after the highest step that it was asked about.
-        Orbax would ask about epochs.
-        """
-        return False
-
-
 def newest(path: pathlib.Path) -> int:
     """The epoch of the newest state in a group's folder; 0 if there is none."""
     names = [p.name for p in path.iterdir()] if path.exists() else []
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
+class Checkpoints(ocp.CheckpointManager):  # type: ignore[misc]
     """The newest state of one group, in a folder of its own.
 
     No other is written until it is `seconds` old, by process 0's clock.
     """
 
     def __init__(self, path: pathlib.Path, seconds: float) -> None:
-        self._path = path.absolute()
         policy = save_decision_policy.ContinuousCheckpointingPolicy(
             minimum_interval_secs=seconds
         )
@@ -52,19 +41,27 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             save_decision_policy=policy,
             enable_should_save_is_saving_in_progress_check=False,
         )
-        self._manager = _Manager(self._path, options=options)
+        super().__init__(path.absolute(), options=options)
 
-    def save(self, epoch: int, state: Any, *, last: bool) -> None:
+    def reached_preemption(self, step: int) -> bool:
+        """Leaves JAX's count of steps to `processes.have_sigterm`.
+
+        JAX stops all processes one step after the highest step that it was asked about.
+        Orbax would ask about epochs.
+        """
+        return False
+
+    def save_state(self, epoch: int, state: Any, *, last: bool) -> None:
         """Begins to write a state, which may be donated as soon as this returns."""
         with self._errors():
-            if last or self._manager.should_save(epoch):
+            if last or self.should_save(epoch):
                 args: Any = ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
                     checksums=ocp.args.JsonSave(_checksums(state)),
                 )
-                self._manager.save(epoch, args=args, force=True)
+                self.save(epoch, args=args, force=True)
 
-    def restore(self, epoch: int, like: Any) -> Any:
+    def restore_state(self, epoch: int, like: Any) -> Any:
         """Reads the state after an epoch, with another's structure, types, shardings.
 
         Raises a `DataError` if it cannot be read, or differs from what was written.
@@ -76,12 +73,12 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         # If an array fails, TensorStore prints tracebacks about the others, even later.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
-            restored = self._manager.restore(epoch, args=args)
+            restored = self.restore(epoch, args=args)
             if _checksums(restored.state) != restored.checksums:
                 raise ValueError("its arrays are not those that were saved")
         except Exception as error:  # of many types, none of them documented
             raise DataError(
-                f"The checkpoint {self._path / str(epoch)} cannot be read: "
+                f"The checkpoint {self.directory / str(epoch)} cannot be read: "
                 f"{str(error).partition(chr(10))[0][:300]}\nNothing was deleted. "
                 "Train again into another --out, or restore it."
             ) from None
@@ -95,11 +92,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             yield
         except (OSError, ValueError) as error:
             reason = str(error).partition("\n")[0][:300]
-            raise OSError(f"A checkpoint in {self._path} failed: {reason}") from error
+            raise OSError(
+                f"A checkpoint in {self.directory} failed: {reason}"
+            ) from error
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Waits for what is being written."""
         with self._errors():
-            self._manager.close()  # waits for what is being written
+            super().close()
 
 
 def _checksums(state: Any) -> dict[str, int]:

@@ -138,7 +138,7 @@ def _train_all(
             with Checkpoints(folder, flags.session.checkpoint_seconds) as checkpoints:
                 state = compiled.init(None, seeds_of(compiled, runs))
                 if done:
-                    state = checkpoints.restore(done, state)
+                    state = checkpoints.restore_state(done, state)
                 if rewrite:  # not before a checkpoint has been restored
                     records.write_whole(flags.out / records.METRICS_FILE, rows)
                     rewrite = False
@@ -151,4 +151,4 @@ def _train_all(
                         records.append(flags, runs, metrics)
                     loss = metrics[0]["train_loss"]
                     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                    checkpoints.save(epoch, trained, last=epoch == epochs)
+                    checkpoints.save_state(epoch, trained, last=epoch == epochs)

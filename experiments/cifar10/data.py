@@ -8,6 +8,7 @@ TensorFlow.
 """
 
 import io
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -170,21 +171,19 @@ with registered.skip_registration():  # TFDS has a "cifar10" already
         def _generate_examples(
             self, split_prefix: str, filepaths: Iterable[str]
         ) -> Iterator[tuple[int, dict[str, Any]]]:
-            index = 0
+            index = itertools.count()
             for path in map(pathlib.Path, filepaths):
                 content = np.fromfile(path, np.uint8)
                 if content.size % _RECORD_BYTES:
                     raise ValueError(f"{path} is damaged; delete {path.parents[1]}")
                 for record in content.reshape(-1, _RECORD_BYTES):
-                    planes = record[1:].reshape(3, 32, 32)
-                    image = np.ascontiguousarray(planes.transpose(1, 2, 0))
+                    number, planes = next(index), record[1:].reshape(3, 32, 32)
                     example = {
-                        "id": f"{split_prefix}{index:05d}",
-                        "image": PIL.Image.fromarray(image),
+                        "id": f"{split_prefix}{number:05d}",
+                        "image": PIL.Image.fromarray(planes.transpose(1, 2, 0)),
                         "label": int(record[0]),
                     }
-                    yield index, example
-                    index += 1
+                    yield number, example
 
 
 def _prepared_builder(directory: pathlib.Path) -> tfds.core.DatasetBuilder:

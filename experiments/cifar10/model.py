@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -20,14 +21,9 @@ class CNN(nnx.Module):
     """Three blocks of two 3x3 convolutions, pooling and dropout; two dense layers.
 
     Initial kernels are He-uniform, the last one Glorot-uniform (Keras' default, which
-    the seed keeps); biases are zero.
-
-    Args:
-      image_shape: (height, width, channels); height and width divisible by 8.
-      classes: the number of logits.
-      dtype: dtype in which all but the logits is computed; None for the parameters'.
-      conv: the convolution, with the arguments of JAX's own.
-      rngs: the source of initial weights.
+    the seed keeps); biases are zero. Images are (height, width, channels), the first
+    two divisible by 8. All but the logits is computed in `dtype` (None: that of the
+    parameters), by `conv`, which has the arguments of JAX's own convolution.
     """
 
     def __init__(
@@ -49,13 +45,9 @@ class CNN(nnx.Module):
             conv_general_dilated=conv,
             rngs=rngs,
         )
-        convolutions = []
-        for filters in FILTERS:
-            convolutions += [convolution(channels, filters)]
-            convolutions += [convolution(filters, filters)]
-            channels = filters
-        self.convolutions = nnx.List(convolutions)
-        features = (height // 8) * (width // 8) * channels
+        pairs = itertools.pairwise((channels, *np.repeat(FILTERS, 2).tolist()))
+        self.convolutions = nnx.List([convolution(*pair) for pair in pairs])
+        features = (height // 8) * (width // 8) * FILTERS[-1]
         self.hidden = nnx.Linear(
             features, HIDDEN_UNITS, dtype=dtype, kernel_init=he_uniform, rngs=rngs
         )

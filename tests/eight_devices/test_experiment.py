@@ -173,14 +173,14 @@ def test_checkpoints_are_restored_onto_other_numbers_of_devices(tmp_path, runs):
     epochs = train(*programs_of(small_task, 8, len(runs)), runs)
     state, _ = next(epochs)
     with Checkpoints(tmp_path, 0) as checkpoints:
-        checkpoints.save(1, state, last=False)
+        checkpoints.save_state(1, state, last=False)
     kept = jax.tree.map(np.asarray, state)
     expected, _ = next(epochs)
     for devices in (1, 2):
         work, programs = programs_of(small_task, devices, len(runs))
         with Checkpoints(tmp_path, 0) as checkpoints:
             assert newest(tmp_path) == 1
-            restored = checkpoints.restore(1, initial_state(programs, runs))
+            restored = checkpoints.restore_state(1, initial_state(programs, runs))
         jax.tree.map(np.testing.assert_array_equal, restored, kept)
         for leaf in jax.tree.leaves(restored):
             assert len(leaf.devices()) == devices
