@@ -161,23 +161,21 @@ def over_runs(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     convolutions of many runs.
     """
 
-    def mapped(common: Any, *of_runs: Any) -> Any:
+    def mapped(common: Any, of_runs: Any) -> Any:
         if len(jax.tree.leaves(of_runs)[0]) > 1:
             return jax.vmap(functools.partial(function, common))(*of_runs)
         result = function(common, *jax.tree.map(lambda x: x[0], of_runs))
         return jax.tree.map(lambda x: x[None], result)
 
-    def sharded(common: Any, *of_runs: Any) -> Any:
-        return jax.shard_map(
-            mapped,
-            mesh=mesh,
-            in_specs=(P(), *[P("runs")] * len(of_runs)),
-            out_specs=P("runs"),
-            axis_names={"runs"},
-            check_vma=False,  # nothing passes between runs
-        )(common, *of_runs)
-
-    return sharded
+    sharded = jax.shard_map(
+        mapped,
+        mesh=mesh,
+        in_specs=(P(), P("runs")),
+        out_specs=P("runs"),
+        axis_names={"runs"},
+        check_vma=False,  # nothing passes between runs
+    )
+    return lambda common, *of_runs: sharded(common, of_runs)
 
 
 def put(tree: Any, mesh: Mesh, spec: P) -> Any:

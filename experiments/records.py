@@ -84,7 +84,7 @@ class TaskName(pydantic.BaseModel):
 
     name: str
     unit: str
-    classes: pydantic.PositiveInt
+    classes: int = pydantic.Field(ge=2)
 
 
 class Data(pydantic.BaseModel, extra="allow"):

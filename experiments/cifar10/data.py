@@ -30,7 +30,7 @@ from tensorflow_datasets.image_classification import cifar
 from experiments.cifar10 import convolution
 from experiments.cifar10.config import Flags, ImageTraining
 from experiments.cifar10.model import CNN, ResNet20
-from experiments.config import ConfigError, DataError
+from experiments.config import DataError, check
 from experiments.train import Examples, Model, Task
 
 # Folded into the key of a step; the CNN's dropout folds in the numbers of its layers.
@@ -126,12 +126,9 @@ def load_cifar10(data_dir: pathlib.Path | None) -> Images:
     The directory is TFDS's; None means `$TFDS_DATA_DIR`, or TFDS's default.
     """
     given = data_dir or os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
-    try:
-        directory = pathlib.Path(given).expanduser()
-    except RuntimeError as error:  # ~name of a user who does not exist
-        raise ConfigError(
-            f"--data-dir must be a directory, got {str(given)!r}: {error}"
-        ) from error
+    directory = pathlib.Path(os.path.expanduser(given))
+    known = not str(directory).startswith("~")
+    check("data_dir", str(given), "a directory, not of an unknown user", known)
     try:
         builder = _prepared_builder(directory)
         (train, _), (test, encoding) = (_read_split(builder, part) for part in SIZES)

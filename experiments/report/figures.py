@@ -115,7 +115,7 @@ def draw_curves(experiment: Experiment, tables: Tables) -> Figure:
     ):
         axes.set_ylabel(label)
     # Twice the loss of guessing: a run above must not flatten the others.
-    ceiling = 2 * math.log(max(experiment.config.task.classes, 2))
+    ceiling = 2 * math.log(experiment.config.task.classes)
     for axes in grid[2:4, 0]:
         axes.set_ylim(0, min(axes.get_ylim()[1], ceiling))
     return figure

@@ -1,8 +1,6 @@
 """The report: text, a page for the browser, pictures, CSV tables, TensorBoard files."""
 
 import base64
-import itertools
-import math
 import os
 import pathlib
 import re
@@ -11,6 +9,7 @@ import sys
 
 import jinja2
 import markdown_it
+import numpy as np
 import pandas as pd
 from tensorboardX import SummaryWriter
 
@@ -193,19 +192,16 @@ def code(text: str) -> str:
 
 def write_events(rows: pd.DataFrame, folder: pathlib.Path) -> None:
     """Writes the rows for TensorBoard, a folder per run; replaces earlier ones."""
+    shown = rows.filter(regex="^(train|validation|test)_(loss|accuracy)$").columns
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     for name, run in rows.groupby("run", sort=False):
+        values = run.assign(time=run.seconds.cumsum()).melt(["step", "time"], shown)
         # Without a limit: once the disk is full, nobody empties the queue.
         with SummaryWriter(str(part / name), max_queue=0) as writer:
-            for row, seconds in zip(
-                run.itertuples(), run.seconds.cumsum(), strict=True
-            ):
-                for key in itertools.product(
-                    ("loss", "accuracy"), ("train", "validation", "test")
-                ):
-                    value = getattr(row, "_".join(reversed(key)))
-                    if math.isfinite(value):  # evaluated, and not diverged
-                        writer.add_scalar("/".join(key), value, row.step, seconds)
+            # Others were not evaluated, or have diverged.
+            for line in values[np.isfinite(values.value)].itertuples():
+                tag = "/".join(reversed(line.variable.split("_")))
+                writer.add_scalar(tag, line.value, line.step, line.time)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)

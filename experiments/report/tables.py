@@ -101,7 +101,7 @@ def _runs(experiment: Experiment, rows: pd.DataFrame, part: str) -> pd.DataFrame
     )
     runs["largest_rise"] = loss.agg(lambda x: max(x.diff().max(), 0))
     runs.loc[runs.diverged, ["late_change", "largest_rise"]] = np.nan
-    guess = 0.99 * math.log(max(experiment.config.task.classes, 2))
+    guess = 0.99 * math.log(experiment.config.task.classes)
     guesses = (runs[["train_loss", f"{part}_loss"]] >= guess).all(axis=1)
     runs["untrained"] = guesses & runs.finished & ~runs.diverged
     kinds = {"diverged": runs.diverged, "untrained": runs.untrained}
