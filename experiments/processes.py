@@ -93,9 +93,8 @@ def together() -> Iterator[dict[str, Any]]:
         caught.everywhere = True  # type: ignore[attr-defined] # so `main` need not hurry
         raise caught
     for number, (reason, others) in enumerate(words):
-        common = {name: fact for name, fact in words[0][1].items() if name in others}
-        for name, there, here in differences(common, others):
-            if name in common:
+        for name, there, here in differences(words[0][1], others):
+            if name in words[0][1] and name in others:  # not if one raised an error
                 raise ConfigError(
                     f"All processes must be started alike, but {name} is {there!r} in "
                     f"process 0 and {here!r} in process {number}."

@@ -66,9 +66,8 @@ def check_optimizers(flags: Flags) -> None:
         try:
             make_optimizer(arm.optimizer, 1.0, flags.training)
         except ValueError as error:
-            raise ConfigError(
-                f"--b2 cannot be used with {arm.name}: {error}"
-            ) from error
+            message = f"--b2 cannot be used with {arm.name}: {error}"
+            raise ConfigError(message) from error
 
 
 def split(task: train.Task, flags: Flags, devices: Sequence[jax.Device]) -> Work:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -22,8 +21,8 @@ class CNN(nnx.Module):
 
     Initial kernels are He-uniform, the last one Glorot-uniform (Keras' default, which
     the seed keeps); biases are zero. Images are (height, width, channels), the first
-    two divisible by 8. All but the logits is computed in `dtype` (None: that of the
-    parameters), by `conv`, which has the arguments of JAX's own convolution.
+    two divisible by 8. All layers but the last compute in `dtype` (None: that of the
+    parameters). `conv` is the convolution, with the arguments of JAX's own.
     """
 
     def __init__(
@@ -45,9 +44,13 @@ class CNN(nnx.Module):
             conv_general_dilated=conv,
             rngs=rngs,
         )
-        pairs = itertools.pairwise((channels, *np.repeat(FILTERS, 2).tolist()))
-        self.convolutions = nnx.List([convolution(*pair) for pair in pairs])
-        features = (height // 8) * (width // 8) * FILTERS[-1]
+        convolutions = []
+        for filters in FILTERS:
+            convolutions += [convolution(channels, filters)]
+            convolutions += [convolution(filters, filters)]
+            channels = filters
+        self.convolutions = nnx.List(convolutions)
+        features = (height // 8) * (width // 8) * channels
         self.hidden = nnx.Linear(
             features, HIDDEN_UNITS, dtype=dtype, kernel_init=he_uniform, rngs=rngs
         )
