@@ -63,6 +63,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings name paths of the machine
 
 # One file holds MathJax and its glyphs: formulas need no network.
 html_static_path = [
