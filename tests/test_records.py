@@ -201,6 +201,7 @@ def test_overwriting_that_is_killed_can_be_repeated(tmp_path):
         ("demo", Flags, 24),
         ("warmups", Flags, 240),
         ("cifar10-2-epochs", Flags, 2),
+        ("blog/radam-warmup-linear-decay", Flags, 1),
         ("transformer", transformer.Flags, 300),
     ],
 )
