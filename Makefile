@@ -19,7 +19,7 @@ OLDEST_PINS = $$($(BIN)/python -c "import tomllib; \
 # Those of the package, which need nothing of the experiments'.
 CORE_TESTS := $(addprefix tests/test_,$(addsuffix .py, \
   sma moments rectify schedules radam contract peers gradients composition \
-  state_conversion decay_schedules properties describe schedule_free rectified_variance skipped_steps))
+  state_conversion decay_schedules decay_states properties describe schedule_free rectified_variance skipped_steps))
 SMOKE := import jax, optax, optax_radam as o; t = o.radam(0.1); p = jax.numpy.ones(2); \
   t.update(p, t.init(p)); print("wheel works, jax", jax.__version__, "optax", optax.__version__)
 

@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: `make docs`."""
+"""Configuration of Sphinx for the site, which `make docs` builds."""
 
 import importlib.util
 import os
@@ -28,7 +28,6 @@ jax.Array.__module__, jax.Array.__qualname__ = "jax", "Array"
 
 import optax_radam  # noqa: E402
 
-DOCS = pathlib.Path(__file__).parent
 MATHJAX = importlib.util.find_spec("sphinx-mathjax-offline")
 
 project = "optax_radam"

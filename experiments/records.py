@@ -110,7 +110,7 @@ class Config(pydantic.BaseModel, Generic[T]):
     versions: dict[str, str]
 
     def facts(self, *parts: str) -> dict[str, Any]:
-        """What results depend on, with these parts' flags; by name, for messages."""
+        """Settings that results depend on, with the flags of these parts, by name."""
         content = self.model_dump(mode="json", include={*parts})
         flags = {
             flag_name(name): x for of in content.values() for name, x in of.items()

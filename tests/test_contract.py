@@ -111,7 +111,7 @@ def test_inject_hyperparams_gives_the_same_and_traces_once(case):
 
 @every_case
 def test_transformation_made_under_jit_can_be_used_outside(case):
-    """As by a function that makes model and optimizer, sharded."""
+    """Such as by a function that makes a sharded model and its optimizer."""
     made = []
     params = {"w": jnp.ones(3)}
 

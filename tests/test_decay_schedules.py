@@ -11,49 +11,16 @@ import optax
 import oracles
 import problems
 import pytest
+from decay_runs import COUNTS, CYCLE, RATES, STEPS, schedule_of, updates_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import optax_radam
 from optax_radam import _history
 
-STEPS = 2000
 FALLBACKS = ["momentum", "skip"]
-_COUNTS = np.arange(STEPS + 1)
-# b2 in each step.
-RATES = {
-    "grows": 1 - (_COUNTS + 1.0) ** -0.8,  # of T5, PaLM and Adafactor
-    "ramp": np.interp(_COUNTS, [0, 1000], [0.9, 0.999]),
-    "rises": np.where(_COUNTS < 1000, 0.9, 0.999),
-    "falls": np.interp(_COUNTS, [100, 1100], [0.999, 0.9]),
-    "drops": np.where(_COUNTS < 100, 0.999, 0.9),
-    "batch": np.where(_COUNTS < 500, 0.999, 0.999**4),  # four times as large
-}
-CYCLE = 0.9 + 0.05 * np.cos(_COUNTS / 10)  # of b1
-LAST = {"b1": 0.9, "b2": 0.999}
 
 every_schedule = pytest.mark.parametrize("name", RATES)
-
-
-def _schedule(rates):
-    """A schedule of these rates, and the rates rounded to float32, in float64."""
-    table = jnp.asarray(rates, jnp.float32)
-    return lambda count: table[count], np.asarray(table, np.float64)
-
-
-def _updates(optimizer, gradients, state=None):
-    """Updates of each step, and the state after the last."""
-    gradients = jnp.asarray(gradients, jnp.float32)
-
-    @jax.jit
-    def run(state):
-        def step(state, gradient):
-            return optimizer.update(gradient, state, gradient)[::-1]
-
-        return jax.lax.scan(step, state, gradients)
-
-    state, updates = run(optimizer.init(gradients[0]) if state is None else state)
-    return np.asarray(updates), state
 
 
 @pytest.mark.parametrize(
@@ -68,8 +35,8 @@ def _updates(optimizer, gradients, state=None):
 @every_schedule
 def test_follows_the_definitions(name, variant):
     gradients = problems.normal_gradients(STEPS, 4).astype(np.float32)
-    (b1, exact_b1), (b2, exact_b2) = _schedule(CYCLE), _schedule(RATES[name])
-    actual, _ = _updates(optax_radam.radam(1.0, b1, b2, **variant), gradients)
+    (b1, exact_b1), (b2, exact_b2) = schedule_of(CYCLE), schedule_of(RATES[name])
+    actual, _ = updates_of(optax_radam.radam(1.0, b1, b2, **variant), gradients)
     expected = decay_oracles.radam_updates(
         gradients.astype(float), exact_b1, exact_b2[:STEPS], **variant
     )
@@ -80,9 +47,9 @@ def test_follows_the_definitions(name, variant):
 @pytest.mark.parametrize("fallback", FALLBACKS)
 def test_no_momentum_in_mid_run(fallback):
     """After b2 drops, too few gradients have most of the weight."""
-    b2, exact = _schedule(RATES["drops"])
+    b2, exact = schedule_of(RATES["drops"])
     optimizer = optax_radam.radam(1.0, b2=b2, fallback=fallback)
-    updates, _ = _updates(optimizer, np.ones((110, 2)))
+    updates, _ = updates_of(optimizer, np.ones((110, 2)))
     stands_still = ~updates.any(axis=1)
     assert np.all(stands_still[:5] == (fallback == "skip"))
     factors = [decay_oracles.rectification(exact[:step]) for step in range(6, 111)]
@@ -99,22 +66,22 @@ def test_no_momentum_in_mid_run(fallback):
 def test_a_constant_schedule_is_the_number(b2, variant):
     gradients = 1 + problems.normal_gradients(300, 4) ** 2
     schedules = map(optax.constant_schedule, (0.9, b2))
-    actual, _ = _updates(optax_radam.radam(1.0, *schedules, **variant), gradients)
-    expected, _ = _updates(optax_radam.radam(1.0, b2=b2, **variant), gradients)
+    actual, _ = updates_of(optax_radam.radam(1.0, *schedules, **variant), gradients)
+    expected, _ = updates_of(optax_radam.radam(1.0, b2=b2, **variant), gradients)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
 def test_moments_divide_ever_after():
-    b2, _ = _schedule(RATES["drops"])
-    updates, _ = _updates(optax_radam.scale_by_moments(b2=b2), np.full((110, 2), 1e3))
+    b2, _ = schedule_of(RATES["drops"])
+    updates, _ = updates_of(optax_radam.scale_by_moments(b2=b2), np.full((110, 2), 1e3))
     np.testing.assert_allclose(updates[:5], 1e3, rtol=1e-6)
     np.testing.assert_allclose(updates[5:], 1, rtol=1e-6)
 
 
 def test_infinite_updates_are_silenced_in_mid_run():
-    b2, _ = _schedule(RATES["drops"])
+    b2, _ = schedule_of(RATES["drops"])
     transform = optax_radam.scale_by_rectification(b2, before=1.0)
-    _, state = _updates(transform, np.ones((100, 2)))
+    _, state = updates_of(transform, np.ones((100, 2)))
     updates, _ = transform.update(jnp.full(2, jnp.inf), state)
     np.testing.assert_array_equal(updates, 0)
 
@@ -122,10 +89,10 @@ def test_infinite_updates_are_silenced_in_mid_run():
 @pytest.mark.parametrize("fallback", FALLBACKS)
 def test_a_b2_that_stays_low_stops_training(fallback):
     """First only the limit N is too low; later n is too."""
-    b2, exact = _schedule(np.where(_COUNTS < 1500, 0.999, 0.66))
+    b2, exact = schedule_of(np.where(COUNTS < 1500, 0.999, 0.66))
     assert decay_oracles.length(decay_oracles.weights(exact[:1501])) > 5
     optimizer = optax_radam.radam(1.0, b2=b2, fallback=fallback)
-    updates, _ = _updates(optimizer, np.ones((STEPS, 2)))
+    updates, _ = updates_of(optimizer, np.ones((STEPS, 2)))
     assert updates[1499].all()
     np.testing.assert_array_equal(updates[1500:], 0)
 
@@ -169,9 +136,9 @@ def test_a_million_steps_do_not_drift_from_the_definitions(period):
 @every_schedule
 def test_exact_variance_of_the_rectified_rate(name):
     """The unit is the long-run variance of Adam's rate at the step's b2."""
-    b2, exact = _schedule(RATES[name])
+    b2, exact = schedule_of(RATES[name])
     transform = optax_radam.scale_by_rectification(b2)
-    factors, _ = _updates(transform, np.ones(STEPS))
+    factors, _ = updates_of(transform, np.ones(STEPS))
     steps = {6, 7, 8, 10, 20, 50, 100, 200, 400, 700, 1100, 1500, 2000}
     steps |= {101, 105, 110, 120, 501, 505, 520, 1001, 1005, 1010, 1020, 1050}
     tractable = [step for step in sorted(steps) if factors[step - 1] > 0]
@@ -236,19 +203,21 @@ def test_injected_rates_are_replaced_in_mid_run(fallback):
         return lambda count: rates[jnp.where(count < 20, 0, 1)]
 
     b1, b2 = switched(0.9, 0.8), switched(0.99, 0.9)
-    expected, _ = _updates(optax_radam.radam(0.1, b1, b2, fallback=fallback), gradients)
+    expected, _ = updates_of(
+        optax_radam.radam(0.1, b1, b2, fallback=fallback), gradients
+    )
     np.testing.assert_allclose(np.stack(actual), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_an_injected_b1_is_that_of_the_next_step_too():
     """Nesterov needs the next step's rate, which an injected array does not have."""
     gradients = problems.normal_gradients(30, 3).astype(np.float32)
-    b1, exact = _schedule(np.linspace(0.5, 0.9, 31))
+    b1, exact = schedule_of(np.linspace(0.5, 0.9, 31))
     make = optax.inject_hyperparams(
         optax_radam.scale_by_moments, static_args=("nesterov", "threshold")
     )
     optimizer = make(b1, b2=0.0, threshold=None, nesterov=True)
-    actual, _ = _updates(optimizer, gradients)
+    actual, _ = updates_of(optimizer, gradients)
     for count, update in enumerate(actual):
         # b2 = 0: the denominator is the gradient's magnitude.
         of_mu, past = decay_oracles.weights(exact[: count + 1]), gradients[: count + 1]
@@ -273,10 +242,12 @@ def test_vmap_over_arrays():
 
 def test_accumulated_gradients_count_once():
     gradients = problems.normal_gradients(60, 3).astype(np.float32)
-    radam = optax_radam.radam(0.1, *(_schedule(r)[0] for r in (CYCLE, RATES["grows"])))
+    radam = optax_radam.radam(
+        0.1, *(schedule_of(r)[0] for r in (CYCLE, RATES["grows"]))
+    )
     steps = optax.MultiSteps(radam, 3)
-    actual, _ = _updates(steps.gradient_transformation(), gradients)
-    expected, _ = _updates(radam, gradients.reshape(20, 3, 3).mean(axis=1))
+    actual, _ = updates_of(steps.gradient_transformation(), gradients)
+    expected, _ = updates_of(radam, gradients.reshape(20, 3, 3).mean(axis=1))
     np.testing.assert_allclose(actual[2::3], expected, atol=1e-6)
 
 
@@ -318,210 +289,3 @@ def test_any_rates_are_finite(fallback, b1, b2):
     state, (updates, factors) = _train(gradients, b1, b2, fallback)
     chex.assert_tree_all_finite((state, updates))
     assert np.all((factors >= 0) & (factors <= 1))
-
-
-def _optimizers(b1, b2, **settings):
-    """The optimizer under test, and Optax's at the defaults."""
-    return optax_radam.radam(0.02, b1, b2, **settings), optax.radam(0.02)
-
-
-def test_a_run_of_optax_goes_on_under_a_schedule():
-    gradients = problems.normal_gradients(60, 3)
-    # Optax's rates in its ten steps; others later.
-    b1 = optax.piecewise_constant_schedule(0.9, {10: 0.9})
-    b2 = optax.piecewise_constant_schedule(0.999, {10: 0.99})
-    ours, theirs = _optimizers(b1, b2)
-    expected, _ = _updates(ours, gradients)
-    _, state = _updates(theirs, gradients[:10])
-    state = optax_radam.from_optax_state(state, b1=b1, b2=b2)
-    actual, state = _updates(ours, gradients[10:], state)
-    np.testing.assert_allclose(actual, expected[10:], atol=2e-5)
-    with pytest.raises(ValueError, match="made for a schedule or an array"):
-        optax_radam.radam(0.02).update(gradients[0], state)
-    theirs.update(jnp.ones(3), optax_radam.to_optax_state(state))
-
-
-@pytest.mark.parametrize("threshold", [5.0, 8.5])
-def test_a_run_with_numbers_goes_on_with_others(threshold):
-    """Converted both ways, states equal those that each optimizer would have made."""
-    gradients = problems.normal_gradients(7, 3)
-    numbers = optax_radam.radam(0.02, threshold=threshold)
-    schedules = optax_radam.radam(
-        0.02, *map(optax.constant_schedule, (0.9, 0.999)), threshold=threshold
-    )
-    (_, closed), (_, followed) = (_updates(o, gradients) for o in (numbers, schedules))
-    convert = functools.partial(
-        optax_radam.from_optax_state,
-        b1=optax.constant_schedule(0.9),
-        b2=optax.constant_schedule(0.999),
-        threshold=threshold,
-    )
-    for converted in (convert(closed), convert(followed), jax.jit(convert)(closed)):
-        chex.assert_trees_all_close(converted, followed, rtol=1e-6)
-    back = optax_radam.from_optax_state(followed)
-    chex.assert_trees_all_close(back, closed, rtol=1e-6)
-    jax.jit(schedules.update, donate_argnums=1)(jnp.ones(3), convert(closed))
-
-
-def test_a_rectification_alone_goes_on_under_a_schedule():
-    b2, _ = _schedule(RATES["grows"])
-    number, scheduled = (
-        optax_radam.rectify(optax.scale_by_rss(), rate) for rate in (0.99, b2)
-    )
-    _, state = _updates(number, np.ones((20, 3)))
-    _, expected = _updates(scheduled, np.ones((20, 3)))
-    converted = optax_radam.from_optax_state(state, b2=b2)
-    actual, expected = (state[1].length_history for state in (converted, expected))
-    assert actual.rectified == expected.rectified
-    for ours, theirs in zip(actual[:3], expected[:3], strict=True):  # both halves
-        np.testing.assert_allclose(*(sum(map(float, x)) for x in (ours, theirs)), 1e-6)
-
-
-def _histories(state):
-    moments, rectification, *_ = state
-    return moments.decay_history, rectification.length_history
-
-
-def test_batched_states_are_replayed_each_to_its_count():
-    b1, b2 = (_schedule(rates)[0] for rates in (CYCLE, RATES["grows"]))
-    counts = jnp.array([0, 3, 50])
-    many = jax.vmap(lambda _: optax.radam(0.1).init(jnp.ones(2)))(counts)
-    batched = optax_radam.from_optax_state(
-        optax.tree.set(many, count=counts), b1=b1, b2=b2
-    )
-    optimizer = optax_radam.radam(0.1, b1, b2)
-    state = optimizer.init(jnp.ones(2))
-    for step in range(51):
-        for index in np.flatnonzero(counts == step):
-            chex.assert_trees_all_close(
-                jax.tree.map(lambda x, i=index: x[i], _histories(batched)),
-                _histories(state),
-                rtol=1e-6,
-                atol=1e-7,
-            )
-        _, state = optimizer.update(jnp.ones(2), state)
-
-
-@pytest.mark.parametrize(
-    ("b1", "b2"),
-    [(0.9, 0.999), (jnp.float32(0.9), 0.999), (0.9, jnp.float32(0.999))],
-    ids=["numbers", "b1", "b2"],
-)
-def test_histories_are_kept_of_what_may_change(b1, b2):
-    moments, rectification, *_ = optax_radam.radam(0.1, b1, b2).init(jnp.ones(2))
-    changes = [not isinstance(rate, float) for rate in (b1, b2)]
-    history = moments.decay_history
-    assert (history is not None) == any(changes)
-    if history is not None:
-        assert [part is not None for part in history] == changes
-    assert (rectification.length_history is not None) == changes[1]
-    assert len(jax.tree.leaves(history)) == (2 * changes[0] + 7 * changes[1])
-
-
-@pytest.mark.parametrize(
-    ("built", "made"),
-    [
-        ({"b1": jnp.float32(0.9)}, {}),
-        ({"b2": jnp.float32(0.999)}, {}),
-        ({}, {"b1": jnp.float32(0.9)}),
-        ({}, {"b2": jnp.float32(0.999)}),
-        ({"b1": jnp.float32(0.9)}, {"b2": jnp.float32(0.999)}),
-    ],
-    ids=str,
-)
-def test_states_for_rates_of_another_kind_are_refused(built, made):
-    state = optax_radam.radam(0.1, **made).init(jnp.ones(2))
-    optimizer = optax_radam.radam(0.1, **built)
-    (name, *_), kind = built or made, "a schedule or an array" if built else "a number"
-    with pytest.raises(
-        ValueError, match=f"`{name}` is {kind}, but the state was .*from_optax_state"
-    ):
-        optimizer.update(jnp.ones(2), state)
-    optimizer.update(jnp.ones(2), optax_radam.from_optax_state(state, **(LAST | built)))
-
-
-def test_a_rectification_refuses_states_for_rates_of_another_kind():
-    number, array = map(optax_radam.scale_by_rectification, (0.999, jnp.float32(0.999)))
-    for one, other in ((number, array), (array, number)):
-        with pytest.raises(ValueError, match=r"`b2` is .*but the state was made for"):
-            one.update(jnp.ones(2), other.init(jnp.ones(2)))
-
-
-def test_shifted_takes_an_array_for_a_constant():
-    gradients = problems.normal_gradients(20, 3)
-    number, array = (
-        optax_radam.radam(0.02, b2=b2, fallback="shifted")
-        for b2 in (0.99, jnp.float32(0.99))
-    )
-    expected, state = _updates(number, gradients)
-    actual, _ = _updates(array, gradients)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-    state = optax_radam.from_optax_state(state, b2=jnp.float32(0.99))
-    array.update(jnp.ones(3), state)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda b2: optax_radam.radam(0.1, b2=b2, fallback="shifted"),
-        lambda b2: optax_radam.rectify(optax.scale_by_adam(), b2, shifted=True),
-    ],
-    ids=["radam", "rectify"],
-)
-def test_shifted_refuses_schedules(make):
-    with pytest.raises(
-        TypeError, match=r"`b2` must be a number with `shifted=True` \(`fallback=\"sh"
-    ):
-        make(optax.constant_schedule(0.999))
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        optax_radam.sma_length_limit,
-        functools.partial(optax_radam.sma_length, 5),
-        functools.partial(optax_radam.rectification, 5),
-        functools.partial(optax_radam.describe, 5),
-        optax_radam.rectification_schedule,
-        optax_radam.untuned_linear_warmup_schedule,
-        lambda b2: optax_radam.schedule_free_radam(b2=b2),
-    ],
-    ids=["limit", "length", "r", "describe", "schedule", "warmup", "schedule_free"],
-)
-def test_functions_of_the_count_refuse_schedules(function):
-    with pytest.raises(TypeError, match=r"`b2` must be a number.*scale_by_rectificat"):
-        function(optax.constant_schedule(0.999))
-
-
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("b2", [jnp.float32(0), lambda count: count / (count + 1.0)])
-def test_b2_may_be_0(b2, jit):
-    optimizer = optax_radam.radam(0.1, b2=b2)
-    state = optimizer.init(jnp.ones(2))
-    update = jax.jit(optimizer.update) if jit else optimizer.update
-    for _ in range(3):
-        updates, state = update(jnp.ones(2), state)
-    chex.assert_tree_all_finite((updates, state))
-
-
-@pytest.mark.parametrize("name", ["b1", "b2"])
-@pytest.mark.parametrize(
-    ("rate", "error", "got"),
-    [
-        (jnp.float32(1.0), ValueError, r"got Array\(1"),
-        (jnp.float32(-0.1), ValueError, r"got Array\(-0.1"),
-        (lambda count: 1.0, ValueError, "got 1.0"),
-        (lambda count: 1 - jnp.float32(count) ** -0.8, ValueError, r"got Array\(-inf"),
-        (lambda count: jnp.zeros(2), TypeError, r"of shape \(2,\)"),
-        (float, TypeError, "got <class 'float'>"),
-    ],
-    ids=["one", "negative", "schedule", "count_0", "shape", "class"],
-)
-def test_rates_outside_the_range(name, rate, error, got):
-    def update():
-        optimizer = optax_radam.radam(0.1, **{name: rate})
-        optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
-
-    where = r"\(count\)" if callable(rate) and rate is not float else ""
-    with pytest.raises(error, match=rf"`{name}{where}` must be a number in .*{got}"):
-        update()

@@ -31,7 +31,7 @@ def sdist(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metadata(sdist):
-    """The same as the wheel's, which is made from it."""
+    """Metadata of the sdist, and so of the wheel, which is made from it."""
     return email.message_from_bytes(sdist["PKG-INFO"])
 
 

@@ -63,7 +63,8 @@ def test_follows_the_installed_pytorch(name):
 
 @pytest.fixture(scope="module")
 def continue_run():
-    return documents.run(documents.DOCS / "migrating" / "torch.md")["continue_run"]
+    page = documents.DOCS / "migrating" / "torch.md"
+    return documents.functions(page)["continue_run"]
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,5 +1,7 @@
 """Presets: named flags, one question each."""
 
+import functools
+
 from experiments.cifar10.config import Flags, ImageTraining
 from experiments.config import Grid
 
@@ -7,6 +9,15 @@ _ADAMS = ("adam", "radam", "radam-skip", "schedule-free-radam")
 _WARMUPS = ("untuned-linear-warmup", "untuned-exponential-warmup")
 _SCHEDULES = ("constant", "warmup-linear-decay-5000", "warmup-linear-decay")
 _WARM_ADAMS = (f"adam:{w}+{length}" for w in _WARMUPS for length in _SCHEDULES[1:])
+# The paper's network and settings, which others took over.
+_RESNET = functools.partial(
+    ImageTraining,
+    dataset="cifar10",
+    model="resnet20",
+    augment=True,
+    weight_decay=1e-4,
+    batch_size=128,
+)
 _STEPPED = (f"adam:linear-warmup-{n}+step-decay" for n in (100, 200, 500, 1000))
 
 PRESETS = {
@@ -54,15 +65,7 @@ PRESETS = {
             learning_rates=(0.1, 0.03, 0.01, 0.003),
             seeds=tuple(range(5)),
         ),
-        training=ImageTraining(
-            dataset="cifar10",
-            model="resnet20",
-            augment=True,
-            step_decay_at=(81 / 164, 122 / 164),
-            weight_decay=1e-4,
-            epochs=164,
-            batch_size=128,
-        ),
+        training=_RESNET(step_decay_at=(81 / 164, 122 / 164), epochs=164),
     ),
     # pytorch_warmup's comparison of warmups for AdamW (examples/cifar10/README.md).
     "warmups": Flags(
@@ -76,15 +79,8 @@ PRESETS = {
             learning_rates=(0.1, 0.01),
             seeds=tuple(range(5)),
         ),
-        training=ImageTraining(
-            dataset="cifar10",
-            model="resnet20",
-            augment=True,
-            step_decay_at=(81 / 186, 122 / 186),
-            weight_decay=1e-4,
-            epochs=186,
-            batch_size=128,
-            population=10,
+        training=_RESNET(
+            step_decay_at=(81 / 186, 122 / 186), epochs=186, population=10
         ),
     ),
 }
